@@ -1,0 +1,293 @@
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"culvert.example/vpn/packet"
+)
+
+// A Config says what a Server does. TLS, Auth and Pools are needed; the zero value of every other field is usable. It must
+// not change after New.
+type Config struct {
+	// TLS holds the certificate. Set ClientCAs, and ClientAuth to tls.VerifyClientCertIfGiven or
+	// tls.RequireAndVerifyClientCert, for clients with certificates. It is cloned; NextProtos is set to http/1.1.
+	TLS *tls.Config
+
+	// Auth says who may log in.
+	Auth Authenticator
+
+	// Groups are what a user may choose from, by the menu of the login form or by the path of the URL. If there are none,
+	// no menu is shown. The first is the default.
+	Groups []Group
+
+	// Pools are the networks that clients get their addresses from: one of IPv4, one of IPv6, or one of each. Their first
+	// host address is the gateway's own. At most the first 65,536 addresses of a pool are used.
+	Pools []netip.Prefix
+
+	// Network is what clients are told about the network behind the gateway, unless their Group says otherwise.
+	Network Network
+
+	// Name is what the gateway calls itself. Empty means culvert.
+	Name string
+
+	// MTU is the size in bytes of the largest packet that the path to the clients carries, with all headers. The MTU of
+	// the tunnel follows from it. 0 means 1500.
+	MTU int
+
+	// Dial opens the flows of clients: network is tcp or udp, address a literal IP address with port. The context is
+	// canceled when the session ends, and [SessionOf] tells whose flow it is. Nil means a net.Dialer. It may also answer
+	// inside the process, such as with one end of a net.Pipe.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+	// NoPing keeps echo requests of clients from being forwarded. Forwarding needs no root where the system permits
+	// unprivileged ICMP sockets; where it permits neither these nor raw ones, nothing is forwarded either way. The
+	// gateway's own inner addresses always answer.
+	NoPing bool
+
+	// AllowSpecial are destinations that clients may reach although they are loopback, link-local, multicast or a cloud
+	// provider's metadata service. They must lie in the routes as well.
+	AllowSpecial []netip.Prefix
+
+	// ClientToClient lets clients send packets to each other.
+	ClientToClient bool
+
+	// MaxSessions bounds the sessions, MaxSessionsPerUser those of one user. 0 means 1024 and 16.
+	MaxSessions, MaxSessionsPerUser int
+
+	// MaxFlows bounds the forwarded TCP, UDP and ping flows of one session. 0 means 1024.
+	MaxFlows int
+
+	// MaxAttempts is how many wrong answers a login may give before its connection is closed. 0 means 3.
+	MaxAttempts int
+
+	// LoginTimeout is how long a login may take, 0 means 5 minutes. SessionTimeout ends a session however busy it is,
+	// 0 means 24 hours. IdleTimeout ends a session that carries no packets, 0 means never. DisconnectedTimeout ends a
+	// session that has no connection, 0 means 30 minutes, and less than 5 minutes is taken as 5 minutes.
+	LoginTimeout, SessionTimeout, IdleTimeout, DisconnectedTimeout time.Duration
+
+	// DPD is how long a channel may be silent before the client probes it, 0 means 30 s. Keepalive is how often clients
+	// send at least, 0 means 20 s. Rekey is when clients connect anew, 0 means 24 hours and less than 0 never.
+	// All are rounded to seconds.
+	DPD, Keepalive, Rekey time.Duration
+
+	// Compression lets clients ask for LZ4 and LZS. It makes the length of packets tell about their contents.
+	Compression bool
+
+	// Logger gets what happens to sessions; never secrets, never a line for a packet. Nil discards it.
+	Logger *slog.Logger
+
+	// Quirks imitates other gateways, to test clients with. It has no place in service.
+	Quirks Quirks
+}
+
+// A Group is a choice of the user.
+type Group struct {
+	// Name is the value of the choice and the path of the group's URL, Label what the user is shown. Empty Label means
+	// Name.
+	Name, Label string
+	// Network replaces that of the Config for this group. Nil means no change.
+	Network *Network
+}
+
+// A Network is what clients are told about the network behind the gateway.
+type Network struct {
+	// Routes are the destinations that belong to the tunnel; a family without any belongs to it as a whole. NoRoutes
+	// are destinations that do not. The longer prefix wins. Clients are held to both.
+	Routes, NoRoutes []netip.Prefix
+	// DNS are name servers, NBNS WINS servers.
+	DNS, NBNS []netip.Addr
+	// SearchDomains are the suffixes of short names, SplitDNS those of names that DNS answers (none means all).
+	SearchDomains, SplitDNS []string
+	// TunnelAllDNS tells clients to ask no other name server.
+	TunnelAllDNS bool
+	// ExcludeLocalLAN tells clients that their own network stays outside the tunnel.
+	ExcludeLocalLAN bool
+	// BypassProtocol tells clients that a family without an inner address does not belong to the tunnel.
+	BypassProtocol bool
+	// DynamicInclude and DynamicExclude are the domains that clients split by name.
+	DynamicInclude, DynamicExclude []string
+	// Banner is shown to the user when the tunnel is up.
+	Banner string
+}
+
+// Quirks are habits of other gateways that clients have to live with.
+type Quirks struct {
+	// Server names whose habits the login has: "", "asa", "ocserv" or "anylink". See [CheckQuirks] for what each does.
+	Server string
+	// NoPSK refuses PSK-NEGOTIATE, so that DTLS resumes a session of the client's master secret.
+	NoPSK bool
+	// DeadDTLS announces DTLS although there is none.
+	DeadDTLS bool
+	// ChunkedConnect puts the header Transfer-Encoding: chunked into the reply to CONNECT.
+	ChunkedConnect bool
+	// LoginDelay is how long every step of a login takes.
+	LoginDelay time.Duration
+}
+
+// quirks of Quirks.Server.
+const (
+	likeASA     = "asa"
+	likeOcserv  = "ocserv"
+	likeAnyLink = "anylink"
+)
+
+// CheckQuirks reports an unknown Server. The known ones:
+//
+//   - asa: forms without action, an opaque element that must come back unchanged, X-CSTP-Post-Auth-XML, no PSK
+//   - ocserv: user name and password on two pages with one id, the session only as a cookie, 401 and closing after a wrong
+//     password
+//   - anylink: forms without action, the session only in XML, the chunked header on CONNECT, DTLS announced although there is none
+func CheckQuirks(q Quirks) error {
+	switch q.Server {
+	case "", likeASA, likeOcserv, likeAnyLink:
+		return nil
+	}
+	return fmt.Errorf("gateway: nobody knows the quirks of %q", q.Server)
+}
+
+const (
+	defaultLinkMTU             = 1500
+	defaultSessions            = 1024
+	defaultSessionsPerUser     = 16
+	defaultFlows               = 1024
+	defaultAttempts            = 3
+	defaultLoginTimeout        = 5 * time.Minute
+	defaultSessionTimeout      = 24 * time.Hour
+	defaultDisconnectedTimeout = 30 * time.Minute
+	minDisconnectedTimeout     = 5 * time.Minute
+	defaultDPD                 = 30 * time.Second
+	defaultKeepalive           = 20 * time.Second
+	defaultRekey               = 24 * time.Hour
+)
+
+// ErrServerClosed is what Serve returns after Shutdown or Close.
+var ErrServerClosed = errors.New("gateway: server closed")
+
+// withDefaults returns a checked copy of c in which no zero stands for anything else.
+func (c Config) withDefaults() (Config, error) {
+	if c.TLS == nil || len(c.TLS.Certificates) == 0 && c.TLS.GetCertificate == nil && c.TLS.GetConfigForClient == nil {
+		return c, errors.New("gateway: Config.TLS has no certificate; SelfSigned makes one")
+	}
+	if c.Auth == nil {
+		return c, errors.New("gateway: Config.Auth is missing, so nobody could log in")
+	}
+	if err := CheckQuirks(c.Quirks); err != nil {
+		return c, err
+	}
+	var n4, n6 int
+	for _, p := range c.Pools {
+		if !p.IsValid() || p.Addr().Is4In6() {
+			return c, fmt.Errorf("gateway: pool %v is not a prefix", p)
+		}
+		if p.Addr().Is4() {
+			n4++
+		} else {
+			n6++
+		}
+		if p.Addr().BitLen()-p.Bits() < 2 {
+			return c, fmt.Errorf("gateway: pool %v has no room for the gateway and a client", p)
+		}
+	}
+	if n4+n6 == 0 || n4 > 1 || n6 > 1 {
+		return c, fmt.Errorf("gateway: %d IPv4 and %d IPv6 pools; want one of either or both", n4, n6)
+	}
+	set(&c.Name, "culvert")
+	set(&c.MTU, defaultLinkMTU)
+	if c.MTU < 1280 || c.MTU > packet.MaxSize {
+		return c, fmt.Errorf("gateway: MTU %d is out of range 1280 to %d", c.MTU, packet.MaxSize)
+	}
+	set(&c.MaxSessions, defaultSessions)
+	set(&c.MaxSessionsPerUser, defaultSessionsPerUser)
+	set(&c.MaxFlows, defaultFlows)
+	set(&c.MaxAttempts, defaultAttempts)
+	set(&c.LoginTimeout, defaultLoginTimeout)
+	set(&c.SessionTimeout, defaultSessionTimeout)
+	set(&c.DisconnectedTimeout, defaultDisconnectedTimeout)
+	c.DisconnectedTimeout = max(c.DisconnectedTimeout, minDisconnectedTimeout)
+	set(&c.DPD, defaultDPD)
+	set(&c.Keepalive, defaultKeepalive)
+	set(&c.Rekey, defaultRekey)
+	if c.Dial == nil {
+		c.Dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Quirks.Server == likeASA {
+		c.Quirks.NoPSK = true
+	}
+	if c.Quirks.Server == likeAnyLink {
+		c.Quirks.ChunkedConnect, c.Quirks.DeadDTLS = true, true
+	}
+	return c, nil
+}
+
+func set[T comparable](v *T, fallback T) {
+	var zero T
+	if *v == zero {
+		*v = fallback
+	}
+}
+
+// A Server is a gateway. Make one with New; its owner ends it with Shutdown or Close.
+type Server struct {
+	cfg Config
+	log *slog.Logger
+}
+
+// New returns a Server that does nothing yet: Serve lets clients in, and Listen may be called before that.
+func New(c Config) (*Server, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	return &Server{cfg: c, log: c.Logger}, nil
+}
+
+// dialTimeout bounds how long opening a flow may take.
+const dialTimeout = 10 * time.Second
+
+// Serve lets clients in over the listener, which carries TLS, and the UDP socket, which carries DTLS; with a nil udp
+// clients are told that there is no DTLS. It owns and closes both. It returns ErrServerClosed after Shutdown or Close, and
+// an error of the listener otherwise. It may be called once.
+func (s *Server) Serve(ln net.Listener, udp *net.UDPConn) error { panic("later") }
+
+// Sessions returns the sessions as they are now, oldest first.
+func (s *Server) Sessions() []SessionInfo { return nil }
+
+// Disconnect ends the session for good and tells the client why.
+func (s *Server) Disconnect(id, reason string) error { return nil }
+
+// Drop closes the connections of the session as if the network had failed. The client may come back with its cookie.
+func (s *Server) Drop(id string) error { return nil }
+
+// Expire forgets the cookie of the session. Its tunnel goes on while its connection lasts; a reconnect is refused.
+func (s *Server) Expire(id string) error { return nil }
+
+// Renumber gives the session other addresses when it connects next.
+func (s *Server) Renumber(id string) error { return nil }
+
+// Listen listens inside the tunnel, for TCP connections of clients to the given address, such as "10.20.0.1:80". An empty
+// or unspecified host means the gateway's own inner addresses. The network is tcp, tcp4 or tcp6.
+func (s *Server) Listen(network, address string) (net.Listener, error) { return nil, nil }
+
+// ListenPacket listens inside the tunnel, for UDP datagrams of clients to the given address, such as "10.20.0.1:53".
+// The network is udp, udp4 or udp6.
+func (s *Server) ListenPacket(network, address string) (net.PacketConn, error) { return nil, nil }
+
+// Addresses returns the gateway's own inner addresses, IPv4 before IPv6.
+func (s *Server) Addresses() []netip.Addr { return nil }
+
+// Shutdown stops letting clients in, closes their connections in a way that lets them reconnect elsewhere, and waits for
+// the flows to end, at most until the context does.
+func (s *Server) Shutdown(ctx context.Context) error { return nil }
+
+// Close ends everything at once and waits for it.
+func (s *Server) Close() error { return nil }
