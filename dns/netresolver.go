@@ -1,0 +1,97 @@
+package dns
+
+import (
+	"context"
+	"encoding/binary"
+	"net"
+	"strings"
+
+	wire "github.com/miekg/dns"
+)
+
+// NetResolver returns a [net.Resolver] whose questions go to the Exchanger of r, for programs that want one of that type. Nothing
+// leaves the process for it: package net believes that it talks to the servers of the machine, and is answered here.
+//
+// Package net still reads the machine's hosts file and applies the machine's search domains. Those of r are applied to short
+// names that it then asks for as they are; the answer calls the full name an alias of the short one.
+func (r *Resolver) NetResolver() *net.Resolver {
+	return &net.Resolver{
+		PreferGo: true,
+		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return r.dial(ctx), nil
+		},
+	}
+}
+
+// A localConn is the connection that package net believes to lead to a server. It frames messages as TCP does, whatever network
+// was asked for, which package net accepts of any connection that is no net.PacketConn, and which spares it
+// truncated answers.
+type localConn struct {
+	net.Conn
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+func (r *Resolver) dial(ctx context.Context) net.Conn {
+	near, far := net.Pipe()
+	ctx, cancel := context.WithCancel(ctx)
+	c := &localConn{Conn: near, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(c.done)
+		defer far.Close()
+		r.serve(ctx, far)
+	}()
+	return c
+}
+
+// Close waits until no question of this connection is being asked any more.
+func (c *localConn) Close() error {
+	c.cancel()
+	err := c.Conn.Close()
+	<-c.done
+	return err
+}
+
+// serve answers questions until the other end is closed. A question that nobody answers gets the answer that the server failed, so
+// that package net need not wait for its own time to run out.
+func (r *Resolver) serve(ctx context.Context, conn net.Conn) {
+	for {
+		query, err := readFramed(conn)
+		if err != nil {
+			return
+		}
+		answer, err := r.exchange(ctx, query)
+		if err != nil {
+			if answer, err = failure(query, wire.RcodeServerFailure); err != nil {
+				return
+			}
+		}
+		if writeFramed(conn, answer) != nil {
+			return
+		}
+	}
+}
+
+// exchange answers a query, with the search domains of r applied to short names.
+func (r *Resolver) exchange(ctx context.Context, query []byte) ([]byte, error) {
+	q, err := parseQuery(query)
+	if err != nil {
+		return nil, err
+	}
+	if r.Exchanger == nil {
+		return nil, ErrNoServer
+	}
+	host := strings.TrimSuffix(q.name, ".")
+	if (q.qtype == wire.TypeA || q.qtype == wire.TypeAAAA) && q.class == wire.ClassINET && validName(host) && r.short(host) {
+		for _, name := range r.candidates(host) {
+			if len(name) == len(q.name) {
+				continue // the name itself
+			}
+			addrs, err := r.follow(ctx, name, q.qtype)
+			if err == nil && len(addrs) > 0 {
+				return aliasAnswer(binary.BigEndian.Uint16(query), q, name, addrs)
+			}
+		}
+	}
+	return r.Exchanger.Exchange(ctx, query)
+}
