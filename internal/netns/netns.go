@@ -1,0 +1,11 @@
+// Package netns builds small networks on one machine, for tests: hosts that are Linux network namespaces, joined by pairs of virtual
+// Ethernet interfaces.
+//
+//	lab := netns.New(t)
+//	client, server := lab.Host("client"), lab.Host("server")
+//	lab.Join(client, "10.0.0.1/24", server, "10.0.0.2/24")
+//	server.Start("ocserv", "-f", "-c", conf)
+//	conn, err := client.DialContext(ctx, "tcp", "10.0.0.2:443")
+//
+// All of it goes away when the test ends. Where the test may not make namespaces it is skipped, or fails if CULVERT_INTEROP is 1.
+package netns
