@@ -154,7 +154,6 @@ func newConn(l *Link, s *socket, r io.Reader, w io.Writer, cfg Config) *Conn {
 }
 
 func (c *Conn) start(beat liveness.Config) {
-	c.wg.Go(c.sendControl)
 	c.beat = heartbeat.Start(beat, heartbeat.Actions{
 		Probe:     c.Probe,
 		Keepalive: func() error { return c.post(func(o *control) { o.keepalive = true }) },
@@ -167,6 +166,8 @@ func (c *Conn) start(beat liveness.Config) {
 		},
 		Dead: c.fail,
 	})
+	// What the Beat has posted meanwhile waits for this.
+	c.wg.Go(c.sendControl)
 }
 
 // MTU implements packet.Conn. It does not change.
@@ -225,7 +226,7 @@ func (c *Conn) fail(err error) {
 
 // failed ends the Conn with the error of a read or write, and returns the error that the Conn has ended with.
 func (c *Conn) failed(doing string, err error) error {
-	if errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = fmt.Errorf("the peer closed the connection: %w", err)
 	} else if !errors.Is(err, transport.ErrProtocol) {
 		err = fmt.Errorf("%s: %w", doing, err)
@@ -294,16 +295,20 @@ func (c *Conn) ReadBatch(b packet.Batch) (n int, err error) {
 	if len(b) == 0 {
 		return 0, io.ErrShortBuffer
 	}
+	if err := c.Err(); err != nil {
+		return 0, err
+	}
 	bytes := 0
+frames:
 	for n < len(b) {
 		t, payload, err := c.in.next(c.r, c.sock, &b[n], n == 0)
 		if err != nil {
 			if n > 0 {
 				// Either nothing more is there, or the next call comes to the same end.
 				if err != errWait {
-					c.failed("receive", err)
+					_ = c.failed("receive", err)
 				}
-				break
+				break frames
 			}
 			return 0, c.failed("receive", err)
 		}
@@ -328,7 +333,7 @@ func (c *Conn) ReadBatch(b packet.Batch) (n int, err error) {
 			if err := c.control(t, payload); err != nil {
 				c.fail(err)
 				if n > 0 {
-					break
+					break frames
 				}
 				return 0, c.Err()
 			}

@@ -100,7 +100,7 @@ func (c *Conn) sendControl() {
 		c.wmu.Unlock()
 
 		if failure != nil {
-			c.failed("send", failure)
+			_ = c.failed("send", failure)
 			return
 		}
 		c.beat.Sent(false)
