@@ -1,0 +1,381 @@
+package failover
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"culvert.example/vpn/transport"
+)
+
+var update = flag.Bool("update", false, "rewrite the transcripts in testdata")
+
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// A script plays events to a machine and writes down what it does.
+type script struct {
+	bytes.Buffer
+	m    *machine
+	now  time.Time
+	next time.Time
+}
+
+func newScript(cfg Config, paths int) *script {
+	cfg.Paths = make([]Path, paths)
+	if cfg.random == nil {
+		cfg.random = func() float64 { return 0.5 }
+	}
+	cfg = cfg.withDefaults()
+	s := &script{now: epoch, m: newMachine(cfg, epoch)}
+	s.tell("start", event{})
+	return s
+}
+
+func (s *script) tell(what string, ev event) {
+	next, do := s.m.step(s.now, ev)
+	fmt.Fprintf(s, "%8.3f  %-28s", s.now.Sub(epoch).Seconds(), what)
+	for i, a := range do {
+		if i > 0 {
+			s.WriteString(", ")
+		}
+		s.WriteString(a.String())
+	}
+	if s.m.ended {
+		fmt.Fprintf(s, " (%v)", s.m.err)
+	} else if !next.IsZero() {
+		fmt.Fprintf(s, " until %.3f", next.Sub(epoch).Seconds())
+	}
+	s.WriteString("\n")
+	s.next = next
+}
+
+// pass lets time pass, with all the steps that become due in it.
+func (s *script) pass(d time.Duration) {
+	end := s.now.Add(d)
+	for !s.next.IsZero() && !s.next.After(end) {
+		s.now = s.next
+		s.tell("time", event{})
+	}
+	s.now = end
+}
+
+func (s *script) opened(path int) {
+	s.tell(fmt.Sprintf("path %d opened", path), event{kind: evOpened, path: path, try: s.m.paths[path].try})
+}
+
+func (s *script) failed(path int) {
+	s.tell(fmt.Sprintf("path %d failed", path), event{kind: evFailed, path: path, try: s.m.paths[path].try, err: errors.New("broken")})
+}
+
+func (s *script) notReady(path int) {
+	s.tell(fmt.Sprintf("path %d not ready", path),
+		event{kind: evFailed, path: path, try: s.m.paths[path].try, err: ErrNotReady, notReady: true})
+}
+
+func (s *script) terminal(path int) {
+	s.tell(fmt.Sprintf("path %d refused for good", path),
+		event{kind: evFailed, path: path, try: s.m.paths[path].try, err: transport.ErrExpired, terminal: true})
+}
+
+func (s *script) network() { s.tell("network changed", event{kind: evNetwork}) }
+
+var scripts = []struct {
+	name string
+	cfg  Config
+	play func(s *script)
+	want error
+}{
+	{"both open, the better one fails and comes back", Config{}, func(s *script) {
+		s.notReady(0)
+		s.pass(50 * time.Millisecond)
+		s.opened(1)
+		s.pass(100 * time.Millisecond)
+		s.opened(0)
+		s.pass(time.Minute)
+		s.failed(0)
+		s.pass(5 * time.Second)
+		s.failed(0)
+		s.pass(5 * time.Second)
+		s.failed(0)
+		s.pass(5 * time.Second)
+		s.opened(0)
+	}, nil},
+	{"not ready, but the other path opened while it was tried", Config{}, func(s *script) {
+		s.opened(1)
+		s.notReady(0)
+		s.notReady(0)
+		s.pass(time.Hour)
+	}, nil},
+	{"udp is blocked for good", Config{}, func(s *script) {
+		s.opened(1)
+		for range 8 {
+			s.failed(0)
+			s.pass(30 * time.Second)
+		}
+	}, nil},
+	{"both cut for twenty seconds", Config{}, func(s *script) {
+		s.opened(1)
+		s.opened(0)
+		s.pass(time.Minute)
+		s.failed(0)
+		s.pass(time.Second)
+		s.failed(1)
+		s.failed(0)
+		for range 4 {
+			s.pass(5 * time.Second)
+			if s.m.paths[0].phase == opening {
+				s.failed(0)
+			}
+			if s.m.paths[1].phase == opening {
+				s.failed(1)
+			}
+		}
+		s.pass(10 * time.Second)
+		s.opened(1)
+		s.opened(0)
+	}, nil},
+	{"flapping", Config{RetryMin: time.Second, RetryMax: 8 * time.Second}, func(s *script) {
+		s.opened(1)
+		for range 7 {
+			s.opened(0)
+			s.pass(2 * time.Second)
+			s.failed(0)
+			s.pass(8 * time.Second)
+		}
+		s.opened(0)
+		s.pass(time.Minute)
+		s.failed(0)
+	}, nil},
+	{"unreachable", Config{ReconnectTimeout: 30 * time.Second}, func(s *script) {
+		s.failed(0)
+		s.failed(1)
+		s.pass(10 * time.Second)
+		s.opened(1)
+		s.pass(time.Minute)
+		s.failed(1)
+		s.failed(1)
+		for s.pass(0); !s.m.ended; s.pass(time.Second) {
+			if s.m.paths[1].phase == opening {
+				s.failed(1)
+			}
+		}
+	}, transport.ErrUnreachable},
+	{"never gives up", Config{ReconnectTimeout: -1}, func(s *script) {
+		s.failed(0)
+		s.failed(1)
+		s.pass(time.Minute)
+		s.failed(1)
+		s.pass(24 * time.Hour)
+	}, nil},
+	{"refused for good", Config{}, func(s *script) {
+		s.opened(1)
+		s.pass(time.Second)
+		s.terminal(0)
+		s.opened(1)
+		s.pass(time.Hour)
+	}, transport.ErrExpired},
+	{"connection ended for good", Config{}, func(s *script) {
+		s.opened(1)
+		s.terminal(1)
+	}, transport.ErrExpired},
+	{"closed", Config{}, func(s *script) {
+		s.opened(1)
+		s.tell("close", event{kind: evClose})
+	}, net.ErrClosed},
+	{"the network changes", Config{}, func(s *script) {
+		s.opened(1)
+		s.failed(0)
+		s.pass(2 * time.Second)
+		s.failed(0)
+		s.network()
+		s.network()
+		s.pass(5 * time.Second)
+		s.network()
+		s.failed(0)
+		s.pass(5 * time.Second)
+		s.network()
+		s.opened(0)
+	}, nil},
+	{"late news of an old connection", Config{}, func(s *script) {
+		s.opened(1)
+		s.failed(1)
+		s.tell("path 1 failed again (writer)", event{kind: evFailed, path: 1, try: 1, err: errors.New("broken")})
+		s.opened(1)
+		s.tell("path 1 #1 failed", event{kind: evFailed, path: 1, try: 1, err: errors.New("broken")})
+	}, nil},
+}
+
+func TestMachineTranscripts(t *testing.T) {
+	var got bytes.Buffer
+	for _, test := range scripts {
+		s := newScript(test.cfg, 2)
+		test.play(s)
+		fmt.Fprintf(&got, "# %s\n%s\n", test.name, s.Bytes())
+		if !errors.Is(s.m.err, test.want) {
+			t.Errorf("%s: ended with %v, want %v", test.name, s.m.err, test.want)
+		}
+	}
+	golden := filepath.Join("testdata", "machine.txt")
+	if *update {
+		if err := os.WriteFile(golden, got.Bytes(), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got.Bytes(), want) {
+		t.Errorf("what the machine does differs from %s; run with -update and look at the difference", golden)
+	}
+}
+
+func TestPause(t *testing.T) {
+	for _, random := range []float64{0, 0.5, 0.999} {
+		cfg := Config{random: func() float64 { return random }}.withDefaults()
+		cfg.Paths = make([]Path, 1)
+		m := newMachine(cfg, epoch)
+		if limit := m.pause(50); limit > cfg.RetryMax/4 {
+			t.Errorf("waits for %v while nothing works", limit)
+		}
+		m.paths[0].phase = open
+		last := time.Duration(0)
+		for strikes := range 100 {
+			d := m.pause(strikes)
+			if d < cfg.RetryMin/2 || d > cfg.RetryMax || d < last {
+				t.Fatalf("pause(%d) = %v after %v", strikes, d, last)
+			}
+			last = d
+		}
+		if last < cfg.RetryMax/2 {
+			t.Errorf("the pause grows to %v only", last)
+		}
+	}
+}
+
+func FuzzMachine(f *testing.F) {
+	f.Add(uint8(2), int64(0), uint64(1), []byte("\x01\x11\x21\x02\x12\x22\x03\x04\x05"))
+	f.Add(uint8(1), int64(-1), uint64(2), []byte("\x02\x02\x00\x00\x02\x02"))
+	f.Add(uint8(3), int64(time.Minute), uint64(3), []byte("\x01\x02\x07\x07\x01\x02\x05\x04\x14\x06"))
+	f.Fuzz(func(t *testing.T, n uint8, giveUp int64, seed uint64, ops []byte) {
+		paths := int(n)%4 + 1
+		cfg := Config{
+			Paths: make([]Path, paths), ReconnectTimeout: time.Duration(giveUp),
+			random: rand.New(rand.NewPCG(seed, 0)).Float64,
+		}.withDefaults()
+		m := newMachine(cfg, epoch)
+		// What a driver would know: what it was told to do.
+		opening, open := make([]bool, paths), make([]bool, paths)
+		active, ended := -1, false
+		now, next := epoch, epoch
+		for _, op := range ops {
+			ev := event{path: int(op>>4) % paths}
+			ev.try = m.paths[ev.path].try
+			switch op & 15 {
+			case 0, 1:
+				if !next.IsZero() && next.After(now) {
+					now = next
+				}
+			case 2, 3:
+				if opening[ev.path] {
+					ev.kind = evOpened
+					opening[ev.path], open[ev.path] = false, true
+				}
+			case 4, 5:
+				ev.kind, ev.err = evFailed, errors.New("broken")
+				opening[ev.path] = false
+			case 6:
+				ev.kind, ev.err, ev.notReady = evFailed, ErrNotReady, true
+				opening[ev.path] = false
+			case 7:
+				ev.kind = evNetwork
+			case 8:
+				now = now.Add(time.Duration(op>>4) * time.Second)
+			case 9:
+				now = now.Add(time.Duration(op>>4) * time.Millisecond)
+			case 10:
+				ev.kind, ev.try, ev.err = evFailed, ev.try-1, errors.New("late")
+			case 11:
+				ev.kind = evResized
+			case 12:
+				now = now.Add(-time.Duration(op>>4) * time.Second)
+			case 13:
+				if op>>4 == 15 {
+					ev.kind = evClose
+				}
+			case 14:
+				if op>>4 == 15 {
+					ev.kind, ev.err, ev.terminal = evFailed, transport.ErrExpired, true
+				}
+			}
+			var do []action
+			next, do = m.step(now, ev)
+			if ended && (len(do) > 0 && do[0].kind != doClose || !next.IsZero()) {
+				t.Fatalf("after the end: %v until %v", do, next)
+			}
+			if !ended && !next.IsZero() && !next.After(now) {
+				t.Fatalf("deadline %v at %v: busy loop", next, now)
+			}
+			for _, a := range do {
+				switch a.kind {
+				case doOpen:
+					if opening[a.path] || open[a.path] {
+						t.Fatalf("opens path %d twice", a.path)
+					}
+					if a.try != m.paths[a.path].try {
+						t.Fatalf("opens path %d with number %d, which is not its last", a.path, a.try)
+					}
+					opening[a.path] = true
+				case doClose:
+					if !open[a.path] {
+						t.Fatalf("closes path %d, which is not open", a.path)
+					}
+					open[a.path] = false
+				case doCheck:
+					if !open[a.path] {
+						t.Fatalf("checks path %d, which is not open", a.path)
+					}
+				case doCancel:
+					if !opening[a.path] {
+						t.Fatalf("cancels path %d, which is not being opened", a.path)
+					}
+				case doActivate:
+					active = a.path
+				case doEnd:
+					ended, active = true, -1
+				}
+			}
+			if ended != m.ended || ended && m.err == nil {
+				t.Fatalf("ended: %v, told: %v, error %v", m.ended, ended, m.err)
+			}
+			if ended {
+				continue
+			}
+			best := -1
+			for i := range open {
+				if open[i] {
+					best = i
+					break
+				}
+			}
+			if active != best {
+				t.Fatalf("path %d is active, the best open one is %d", active, best)
+			}
+			if (best < 0) == m.down.IsZero() {
+				t.Fatalf("best path %d, down since %v", best, m.down)
+			}
+			for i := range m.paths {
+				if p := m.paths[i]; p.phase == waiting && p.at.Sub(now) > cfg.RetryMax+16*time.Duration(len(ops))*time.Second {
+					t.Fatalf("path %d waits for %v", i, p.at.Sub(now))
+				}
+			}
+		}
+	})
+}

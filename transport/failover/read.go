@@ -1,0 +1,132 @@
+package failover
+
+import (
+	"io"
+	"sync/atomic"
+
+	"culvert.example/vpn/packet"
+)
+
+const (
+	// readBatch is how many packets are read from a path at a time.
+	readBatch = 128
+
+	// maxSwap is the largest Size of a caller's Bufs for which readers get Bufs of the same size, so that memory is exchanged instead of
+	// copied.
+	maxSwap = 16 << 10
+)
+
+// reads is the reading half of a Conn. Each path has a goroutine that reads a batch, puts its reader into full, and waits until
+// ReadBatch has taken all of it. A whole batch changes hands at once, by exchanging the memory of its Bufs for that of the
+// caller's, which the path's goroutine fills next while the caller deals with the packets.
+type reads struct {
+	full chan *reader // each reader is in it at most once, so that putting it there never waits
+	rest *reader      // what the last ReadBatch had no room for; belongs to the caller of ReadBatch
+	size atomic.Int64 // the Size of the Bufs of readers
+}
+
+func (r *reads) init(paths, size int) {
+	r.full = make(chan *reader, paths)
+	r.size.Store(int64(size))
+}
+
+// A reader is a batch that travels between the goroutine of a path and ReadBatch.
+type reader struct {
+	batch packet.Batch
+	size  int // of each Buf at least
+	next  int // the first packet that nobody has taken
+	end   int
+	taken chan struct{} // gets one element when all packets were taken
+}
+
+func (r *reader) init() { r.taken = make(chan struct{}, 1) }
+
+// pump reads from l until it fails or the Conn ends, and returns the error of l.
+func (c *Conn) pump(r *reader, l *live) error {
+	for {
+		if size := int(c.read.size.Load()); size != r.size {
+			r.batch, r.size = packet.NewBatch(readBatch, size), size
+		}
+		n, err := l.conn.ReadBatch(r.batch)
+		if n > 0 {
+			r.next, r.end = 0, min(n, len(r.batch))
+			c.read.full <- r
+			select {
+			case <-r.taken:
+			case <-c.done:
+				return c.err
+			}
+		}
+		if err == nil && n <= 0 {
+			err = io.ErrNoProgress
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// ReadBatch implements packet.Reader. It returns packets of all paths; those of one path are in order. It waits while no path is
+// open, and fails when the Conn has ended, with an error that matches net.ErrClosed and the one that [Conn.Err] returns.
+func (c *Conn) ReadBatch(b packet.Batch) (int, error) {
+	if len(b) == 0 {
+		return 0, io.ErrShortBuffer
+	}
+	select {
+	case <-c.done:
+		return 0, c.ended()
+	default:
+	}
+	if c.read.rest == nil {
+		if size := int64(b[0].Size()); size > c.read.size.Load() && size <= maxSwap {
+			c.read.size.Store(size)
+		}
+	}
+	n := 0
+	for n == 0 {
+		if c.read.rest == nil {
+			select {
+			case c.read.rest = <-c.read.full:
+			case <-c.tooBig.waiting:
+				n = c.tooBig.take(b)
+				continue
+			case <-c.done:
+				return 0, c.ended()
+			}
+		}
+		n = c.take(b)
+	}
+	// What other paths have ready comes along.
+	for n < len(b) {
+		if c.read.rest == nil {
+			select {
+			case c.read.rest = <-c.read.full:
+			default:
+				return n, nil
+			}
+		}
+		n += c.take(b[n:])
+	}
+	return n, nil
+}
+
+// take moves packets from the rest to b and returns how many. It lets the reader go on when it is empty.
+func (c *Conn) take(b packet.Batch) int {
+	r := c.read.rest
+	n := 0
+	for n < len(b) && r.next < r.end {
+		from, to := &r.batch[r.next], &b[n]
+		r.next++
+		if size := to.Size(); size >= r.size && from.Size() >= size {
+			*from, *to = *to, *from
+		} else if !to.Set(from.Bytes()) {
+			continue // dropped: it does not fit
+		}
+		n++
+	}
+	if r.next == r.end {
+		c.read.rest = nil
+		r.taken <- struct{}{}
+	}
+	return n
+}
