@@ -39,7 +39,7 @@ func (f *Form) Field(name string) *Field {
 // missing returns the label of the first field that has neither an answer nor a preset.
 func (f *Form) missing() (string, bool) {
 	for i := range f.Fields {
-		if v := &f.Fields[i]; !v.Answered && v.Value == "" {
+		if v := &f.Fields[i]; v.Kind != Choice && !v.Answered && v.Value == "" {
 			return v.caption(), true
 		}
 	}
@@ -83,7 +83,7 @@ type Field struct {
 	Label string
 	// Kind says how to ask.
 	Kind Kind
-	// Options are the choices of a Choice.
+	// Options are the choices of a Choice. There may be just one.
 	Options []Option
 	// Value is the preset of the gateway and then the answer. For a Choice it is the Value of an Option.
 	Value transport.Secret

@@ -40,8 +40,7 @@ type Fixed struct {
 	Group string
 	// Username answers the field username.
 	Username string
-	// Password answers the field password, and a field secondary_password too if that is the only one of its form and
-	// SecondPassword is empty.
+	// Password answers the field password.
 	Password transport.Secret
 	// SecondUsername and SecondPassword answer the second set of credentials.
 	SecondUsername string
