@@ -1,0 +1,126 @@
+package stack
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+)
+
+const (
+	protoICMP4 = 1
+	protoTCP   = 6
+	protoICMP6 = 58
+
+	headerLen4 = 20
+	headerLen6 = 40
+
+	// answerTTL is the hop limit of packets that are built here.
+	answerTTL = 64
+)
+
+// ipInfo is what the outside of a packet says. It is enough to tell packets apart; the stack does the full validation.
+type ipInfo struct {
+	v6       bool
+	protocol byte // of the payload; for IPv6 the first next header
+	header   int  // length of the IP header; for IPv6 without extension headers
+	total    int  // length of the packet as its header says, at most that of the memory it came in
+	fragment bool
+}
+
+func (ip *ipInfo) network() tcpip.NetworkProtocolNumber {
+	if ip.v6 {
+		return header.IPv6ProtocolNumber
+	}
+	return header.IPv4ProtocolNumber
+}
+
+// parseIP looks at p. It reports false if p cannot be an IP packet.
+func parseIP(p []byte) (ip ipInfo, ok bool) {
+	if len(p) < headerLen4 {
+		return ip, false
+	}
+	switch p[0] >> 4 {
+	case 4:
+		ip.header = int(p[0]&15) * 4
+		ip.total = int(binary.BigEndian.Uint16(p[2:]))
+		ip.protocol = p[9]
+		ip.fragment = binary.BigEndian.Uint16(p[6:])&0x3fff != 0
+		return ip, ip.header >= headerLen4 && ip.header <= ip.total && ip.total <= len(p)
+	case 6:
+		if len(p) < headerLen6 {
+			return ip, false
+		}
+		ip.v6 = true
+		ip.header = headerLen6
+		ip.total = headerLen6 + int(binary.BigEndian.Uint16(p[4:]))
+		ip.protocol = p[6]
+		return ip, ip.total <= len(p)
+	}
+	return ip, false
+}
+
+// addresses returns the source and the destination of p, which parseIP has accepted.
+func (ip *ipInfo) addresses(p []byte) (src, dst netip.Addr) {
+	if ip.v6 {
+		return netip.AddrFrom16([16]byte(p[8:24])), netip.AddrFrom16([16]byte(p[24:40]))
+	}
+	return netip.AddrFrom4([4]byte(p[12:16])), netip.AddrFrom4([4]byte(p[16:20]))
+}
+
+// pairBytes returns the addresses of p, one behind the other as they stand in the header.
+func (ip *ipInfo) pairBytes(p []byte) []byte {
+	if ip.v6 {
+		return p[8:40]
+	}
+	return p[12:20]
+}
+
+// pseudoSum returns the sum over the pseudo header of a payload of n bytes (RFC 9293 section 3.1, RFC 8200 section 8.1).
+func pseudoSum(pair []byte, protocol byte, n int) uint16 {
+	sum := checksum.Checksum(pair, uint16(protocol))
+	return checksum.Combine(sum, uint16(n))
+}
+
+// headerSumValid reports whether the IPv4 header checksum of p is right; IPv6 has none.
+func (ip *ipInfo) headerSumValid(p []byte) bool {
+	return ip.v6 || checksum.Checksum(p[:ip.header], 0) == 0xffff
+}
+
+// transportSumValid reports whether the checksum of the TCP segment or ICMP message in p is right.
+func (ip *ipInfo) transportSumValid(p []byte) bool {
+	payload := p[ip.header:ip.total]
+	var sum uint16
+	if ip.protocol != protoICMP4 {
+		sum = pseudoSum(ip.pairBytes(p), ip.protocol, len(payload))
+	}
+	return checksum.Checksum(payload, sum) == 0xffff
+}
+
+// putHeader writes an IP header without options for a payload of n bytes into the front of b, and returns its length.
+func putHeader(b []byte, src, dst netip.Addr, protocol byte, n int) int {
+	if src.Is4() {
+		clear(b[:headerLen4])
+		b[0] = 4<<4 | headerLen4/4
+		binary.BigEndian.PutUint16(b[2:], uint16(headerLen4+n))
+		binary.BigEndian.PutUint16(b[6:], 0x4000) // do not fragment, so the identification may be zero (RFC 6864)
+		b[8] = answerTTL
+		b[9] = protocol
+		s, d := src.As4(), dst.As4()
+		copy(b[12:], s[:])
+		copy(b[16:], d[:])
+		binary.BigEndian.PutUint16(b[10:], ^checksum.Checksum(b[:headerLen4], 0))
+		return headerLen4
+	}
+	clear(b[:headerLen6])
+	b[0] = 6 << 4
+	binary.BigEndian.PutUint16(b[4:], uint16(n))
+	b[6] = protocol
+	b[7] = answerTTL
+	s, d := src.As16(), dst.As16()
+	copy(b[8:], s[:])
+	copy(b[24:], d[:])
+	return headerLen6
+}

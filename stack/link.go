@@ -1,0 +1,303 @@
+package stack
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"culvert.example/vpn/packet"
+)
+
+// A link is the network interface of the stack. To the stack it is a link endpoint without a link layer; to the world
+// it is a packet.Conn.
+type link struct {
+	s     *Stack
+	mtu   atomic.Uint32
+	queue *queue
+
+	dispatcher atomic.Pointer[stack.NetworkDispatcher]
+
+	// readMu guards what a reader has taken from the queue and not delivered yet.
+	readMu sync.Mutex
+	taken  [64]*stack.PacketBuffer
+	next   int
+	count  int
+	cut    cutter
+
+	// writeMu guards the coalescer.
+	writeMu sync.Mutex
+	merge   coalescer
+
+	// errors are ICMP errors on their way to the connections that they concern, see deliverErrors.
+	errors chan *stack.PacketBuffer
+	closed atomic.Bool
+}
+
+// gsoMaxSize is the largest packet, in bytes, that TCP hands over: what fits the length field of IPv4.
+const gsoMaxSize = packet.MaxSize
+
+// pendingErrors is how many ICMP errors may wait to be processed.
+const pendingErrors = 64
+
+func newLink(s *Stack, mtu int) *link {
+	l := &link{s: s, queue: newQueue(), errors: make(chan *stack.PacketBuffer, pendingErrors)}
+	l.mtu.Store(uint32(mtu))
+	return l
+}
+
+// ReadBatch implements packet.Reader.
+func (l *link) ReadBatch(b packet.Batch) (n int, err error) {
+	l.readMu.Lock()
+	defer l.readMu.Unlock()
+	mtu := int(l.mtu.Load())
+	for n < len(b) {
+		if l.cut.active() {
+			k, ok := l.cut.fill(b[n:])
+			n += k
+			if !ok {
+				l.s.stats.outTooBig.Add(1)
+			}
+			continue
+		}
+		if l.next == l.count {
+			l.next = 0
+			l.count, err = l.queue.take(l.taken[:], (len(b)-n)*mtu, n == 0)
+			if err != nil {
+				if n > 0 {
+					break
+				}
+				return 0, err
+			}
+			if l.count == 0 {
+				break
+			}
+		}
+		p := l.taken[l.next]
+		l.taken[l.next] = nil
+		l.next++
+		if needsCutting(p, mtu) {
+			l.cut.start(p, mtu)
+			continue
+		}
+		if p.Size() <= mtu && flatten(p, &b[n]) {
+			n++
+		} else {
+			l.s.stats.outTooBig.Add(1)
+		}
+		p.DecRef()
+	}
+	var size int
+	for i := range b[:n] {
+		size += b[i].Len()
+	}
+	l.s.stats.outPackets.Add(uint64(n))
+	l.s.stats.outBytes.Add(uint64(size))
+	return n, nil
+}
+
+// WriteBatch implements packet.Writer.
+func (l *link) WriteBatch(b packet.Batch) (int, error) {
+	if l.closed.Load() {
+		return 0, net.ErrClosed
+	}
+	l.writeMu.Lock()
+	defer l.writeMu.Unlock()
+	l.merge.reset(len(b))
+	var size int
+	for i := range b {
+		p := b[i].Bytes()
+		size += len(p)
+		ip, ok := parseIP(p)
+		if !ok {
+			l.s.stats.inMalformed.Add(1)
+			continue
+		}
+		switch ip.protocol {
+		case protoTCP:
+			l.merge.addTCP(b, i, &ip)
+		case protoICMP4, protoICMP6:
+			if !l.s.interceptICMP(p, &ip) {
+				l.merge.addOther(i, &ip)
+			}
+		default:
+			l.merge.addOther(i, &ip)
+		}
+	}
+	l.s.stats.inPackets.Add(uint64(len(b)))
+	l.s.stats.inBytes.Add(uint64(size))
+	l.s.stats.inMerged.Add(uint64(l.merge.merged))
+	for i := range l.merge.groups {
+		l.inject(l.merge.build(b, &l.merge.groups[i]))
+	}
+	return len(b), nil
+}
+
+// inject hands p to the stack and releases it.
+func (l *link) inject(p *stack.PacketBuffer) {
+	if d := l.dispatcher.Load(); d != nil {
+		(*d).DeliverNetworkPacket(p.NetworkProtocolNumber, p)
+	}
+	p.DecRef()
+}
+
+// deliverErrors hands ICMP errors to the stack until done is closed. It is a goroutine of its own because the
+// connection that an error concerns is locked while it is told, and may send at once: a goroutine that injects packets must never
+// have to wait for the one that reads them.
+func (l *link) deliverErrors(done <-chan struct{}) {
+	for {
+		select {
+		case p := <-l.errors:
+			l.inject(p)
+		case <-done:
+			for {
+				select {
+				case p := <-l.errors:
+					p.DecRef()
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+// deferError queues the ICMP error p for deliverErrors.
+func (l *link) deferError(p []byte, ip *ipInfo) {
+	pkt := newInbound(p, ip)
+	select {
+	case l.errors <- pkt:
+		if l.closed.Load() {
+			// The goroutine that empties the channel may have gone.
+			select {
+			case p := <-l.errors:
+				p.DecRef()
+			default:
+			}
+		}
+	default:
+		l.s.stats.icmpDropped.Add(1)
+		pkt.DecRef()
+	}
+}
+
+// newInbound returns a copy of p as a packet that has arrived.
+func newInbound(p []byte, ip *ipInfo) *stack.PacketBuffer {
+	v := buffer.NewView(len(p))
+	v.Write(p)
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(v)})
+	pkt.NetworkProtocolNumber = ip.network()
+	return pkt
+}
+
+// send queues a packet that was built here and not by the stack.
+func (l *link) send(p []byte, wait bool) bool {
+	v := buffer.NewView(len(p))
+	v.Write(p)
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(v)})
+	defer pkt.DecRef()
+	if !l.queue.put(pkt, wait) {
+		l.s.stats.outDropped.Add(1)
+		return false
+	}
+	return true
+}
+
+// Close implements packet.Conn.
+func (l *link) Close() error {
+	l.closed.Store(true)
+	l.queue.close()
+	l.readMu.Lock()
+	defer l.readMu.Unlock()
+	l.cut.stop()
+	for ; l.next < l.count; l.next++ {
+		l.taken[l.next].DecRef()
+		l.taken[l.next] = nil
+	}
+	return nil
+}
+
+// packetConn is the face of a link that users see, without the methods that the stack needs.
+type packetConn struct{ l *link }
+
+func (c packetConn) ReadBatch(b packet.Batch) (int, error)  { return c.l.ReadBatch(b) }
+func (c packetConn) WriteBatch(b packet.Batch) (int, error) { return c.l.WriteBatch(b) }
+func (c packetConn) MTU() int                               { return int(c.l.mtu.Load()) }
+func (c packetConn) Close() error                           { return c.l.Close() }
+
+// endpoint is the face of a link that the stack sees.
+type endpoint struct{ *link }
+
+var (
+	_ stack.LinkEndpoint = endpoint{}
+	_ stack.GSOEndpoint  = endpoint{}
+)
+
+// WritePackets implements stack.LinkWriter. Packets that the stack may produce while one is injected, which are answers
+// to hostile or stray packets, never wait for room.
+func (e endpoint) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
+	for i, p := range list.AsSlice() {
+		if !e.queue.put(p, mayWait(p)) {
+			e.s.stats.outDropped.Add(1)
+			return i, &tcpip.ErrNoBufferSpace{}
+		}
+	}
+	return list.Len(), nil
+}
+
+func mayWait(p *stack.PacketBuffer) bool {
+	h := p.TransportHeader().Slice()
+	switch p.TransportProtocolNumber {
+	case header.TCPProtocolNumber:
+		return len(h) >= header.TCPMinimumSize && header.TCP(h).Flags()&header.TCPFlagRst == 0
+	case header.UDPProtocolNumber:
+		return true
+	case header.ICMPv4ProtocolNumber:
+		return len(h) > 0 && header.ICMPv4Type(h[0]) == header.ICMPv4Echo
+	case header.ICMPv6ProtocolNumber:
+		return len(h) > 0 && header.ICMPv6Type(h[0]) == header.ICMPv6EchoRequest
+	}
+	return false
+}
+
+// Attach implements stack.NetworkLinkEndpoint.
+func (e endpoint) Attach(d stack.NetworkDispatcher) {
+	if d == nil {
+		e.dispatcher.Store(nil)
+		return
+	}
+	e.dispatcher.Store(&d)
+}
+
+// IsAttached implements stack.NetworkLinkEndpoint.
+func (e endpoint) IsAttached() bool { return e.dispatcher.Load() != nil }
+
+// MTU implements stack.NetworkLinkEndpoint.
+func (e endpoint) MTU() uint32 { return e.mtu.Load() }
+
+// SetMTU implements stack.NetworkLinkEndpoint.
+func (e endpoint) SetMTU(mtu uint32) { e.mtu.Store(mtu) }
+
+// SupportedGSO implements stack.GSOEndpoint: TCP hands over large segments, and leaves their checksums to us.
+func (endpoint) SupportedGSO() stack.SupportedGSO { return stack.HostGSOSupported }
+
+// GSOMaxSize implements stack.GSOEndpoint.
+func (endpoint) GSOMaxSize() uint32 { return gsoMaxSize }
+
+// Capabilities implements stack.NetworkLinkEndpoint. Checksums of what arrives are verified, either where segments
+// are joined or by the stack.
+func (endpoint) Capabilities() stack.LinkEndpointCapabilities { return stack.CapabilityNone }
+
+func (endpoint) MaxHeaderLength() uint16                 { return 0 }
+func (endpoint) LinkAddress() tcpip.LinkAddress          { return "" }
+func (endpoint) SetLinkAddress(tcpip.LinkAddress)        {}
+func (endpoint) Wait()                                   {}
+func (endpoint) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareNone }
+func (endpoint) AddHeader(*stack.PacketBuffer)           {}
+func (endpoint) ParseHeader(*stack.PacketBuffer) bool    { return true }
+func (endpoint) Close()                                  {}
+func (endpoint) SetOnCloseAction(func())                 {}

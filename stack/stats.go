@@ -1,0 +1,58 @@
+package stack
+
+import "sync/atomic"
+
+// Stats are counters since the stack was made, except where they say "now".
+type Stats struct {
+	// PacketsIn and BytesIn went through WriteBatch of the Link, PacketsOut and BytesOut through ReadBatch.
+	PacketsIn, BytesIn, PacketsOut, BytesOut uint64
+
+	// Merged are incoming TCP segments that were joined to the one before them.
+	Merged uint64
+	// Malformed are incoming packets that are no IP packets or lie about their length.
+	Malformed uint64
+	// ChecksumErrors are incoming packets with a wrong checksum, which were dropped.
+	ChecksumErrors uint64
+
+	// QueueDrops are outgoing packets that found the queue full, because the Link was not read fast enough. TCP sends them
+	// again.
+	QueueDrops uint64
+	// TooBig are outgoing packets that were dropped because they fit neither the MTU nor the Buf.
+	TooBig uint64
+
+	// TCPOpen are the TCP connections that are established now. Retransmits are TCP segments sent again, Timeouts how
+	// often that was because a timer ran out, and Recoveries how often because acknowledgements told of a loss.
+	TCPOpen, Retransmits, Timeouts, Recoveries uint64
+
+	// Flows are the accepted flows of the Accept functions now, FlowsRefused those that were refused by a limit, and
+	// RequestsDropped those that found too many others waiting for a decision.
+	Flows, FlowsRefused, RequestsDropped uint64
+
+	// ICMPIgnored are ICMP messages that were dropped: errors with an impossible MTU, pings in fragments to foreign
+	// addresses, and messages that came faster than they could be processed.
+	ICMPIgnored uint64
+}
+
+type counters struct {
+	inPackets, inBytes, inMerged, inMalformed   atomic.Uint64
+	outPackets, outBytes, outDropped, outTooBig atomic.Uint64
+	flowsRefused, requestsDropped, icmpDropped  atomic.Uint64
+	checksum                                    atomic.Uint64
+}
+
+// Stats returns the counters of now.
+func (s *Stack) Stats() Stats {
+	c, g := &s.stats, s.gs.Stats()
+	return Stats{
+		PacketsIn: c.inPackets.Load(), BytesIn: c.inBytes.Load(),
+		PacketsOut: c.outPackets.Load(), BytesOut: c.outBytes.Load(),
+		Merged: c.inMerged.Load(), Malformed: c.inMalformed.Load(),
+		ChecksumErrors: c.checksum.Load() + g.TCP.ChecksumErrors.Value() + g.UDP.ChecksumErrors.Value(),
+		QueueDrops:     c.outDropped.Load(), TooBig: c.outTooBig.Load(),
+		TCPOpen:     g.TCP.CurrentEstablished.Value(),
+		Retransmits: g.TCP.Retransmits.Value(), Timeouts: g.TCP.Timeouts.Value(),
+		Recoveries: g.TCP.FastRecovery.Value() + g.TCP.SACKRecovery.Value(),
+		Flows:      uint64(max(s.flows.Load(), 0)), FlowsRefused: c.flowsRefused.Load(), RequestsDropped: c.requestsDropped.Load(),
+		ICMPIgnored: c.icmpDropped.Load(),
+	}
+}
