@@ -145,13 +145,13 @@ func (t *Table) addPrefix(p netip.Prefix, way Way, what string) error {
 	if !p.IsValid() {
 		return fmt.Errorf("split: %s: prefix %v is not valid", what, p)
 	}
-	p = p.Masked()
 	if a := p.Addr(); a.Is4In6() {
 		if p.Bits() < 96 {
 			return fmt.Errorf("split: %s: prefix %v mixes IPv4 with IPv6", what, p)
 		}
 		p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
 	}
+	p = p.Masked()
 	t.family(p.Addr()).prefixes[p] = &rule{way, what + " " + p.String()}
 	return nil
 }
