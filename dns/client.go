@@ -3,12 +3,10 @@ package dns
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"time"
 
@@ -118,7 +116,7 @@ func (c *Client) roundTrip(ctx context.Context, network string, server netip.Add
 	} else {
 		answer, err = exchangeTCP(conn, q, msg)
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	if isTimeout(err) {
 		return nil, fmt.Errorf("no answer over %s: %w", network, err)
 	}
 	return answer, err

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -102,7 +101,8 @@ func (r *Resolver) candidates(host string) []string {
 	}
 	var names []string
 	for i, s := range r.Search {
-		name := host + "." + strings.Trim(s, ".") + "."
+		s = strings.TrimPrefix(s, ".")
+		name := host + "." + strings.TrimSuffix(s, ".") + "."
 		if i < maxSearch && validName(s) && validName(name) {
 			names = append(names, name)
 		}
@@ -240,6 +240,11 @@ func notFound(host string) error {
 }
 
 func dnsError(host string, err error) error {
-	timeout := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
-	return &net.DNSError{UnwrapErr: err, Err: err.Error(), Name: host, IsTimeout: timeout, IsTemporary: true}
+	return &net.DNSError{UnwrapErr: err, Err: err.Error(), Name: host, IsTimeout: isTimeout(err), IsTemporary: true}
+}
+
+// isTimeout reports whether err says that time ran out, of a context or of any kind of connection.
+func isTimeout(err error) bool {
+	var e net.Error
+	return errors.As(err, &e) && e.Timeout()
 }
