@@ -1,0 +1,165 @@
+package dtls
+
+import (
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+const (
+	// burstRecords and burstBytes bound what is handed to the system in one call.
+	burstRecords = 64
+	burstBytes   = 128 << 10
+
+	// defaultBurst is how many datagrams go to the network in one piece.
+	defaultBurst = 8
+
+	// maxPlain is the largest plaintext of a record, in bytes (RFC 5246 section 6.2.1): the type and a packet.
+	maxPlain = 1 << 14
+
+	// maxDatagram is the largest datagram there is, in bytes.
+	maxDatagram = 65535
+)
+
+// A burst is memory for sealed records that leave in one call, each as a datagram of its own.
+type burst struct {
+	mem   []byte
+	ends  [burstRecords]int // where each record ends in mem
+	count int
+	sys   burstSys
+}
+
+// A burstPool keeps bursts for the next batch. Many sessions of a gateway share one, since few of them send at any moment.
+type burstPool struct{ pool sync.Pool }
+
+func newBurstPool() *burstPool {
+	p := &burstPool{}
+	p.pool.New = func() any {
+		b := &burst{mem: make([]byte, burstBytes)}
+		b.sys.init()
+		return b
+	}
+	return p
+}
+
+func (p *burstPool) get() *burst {
+	b := p.pool.Get().(*burst)
+	b.count = 0
+	return b
+}
+
+func (p *burstPool) put(b *burst) { p.pool.Put(b) }
+
+// start returns where the record with index i begins.
+func (b *burst) start(i int) int {
+	if i == 0 {
+		return 0
+	}
+	return b.ends[i-1]
+}
+
+// record returns the record with index i.
+func (b *burst) record(i int) []byte { return b.mem[b.start(i):b.ends[i]] }
+
+// room returns the memory for the next record, which has size bytes, or nil if the burst is full.
+func (b *burst) room(size int) []byte {
+	at := b.start(b.count)
+	if b.count == burstRecords || at+size > len(b.mem) {
+		return nil
+	}
+	return b.mem[at:]
+}
+
+// added says that the memory from room holds a record of n bytes now.
+func (b *burst) added(n int) {
+	b.ends[b.count] = b.start(b.count) + n
+	b.count++
+}
+
+// An outlet sends datagrams to one peer.
+type outlet interface {
+	// send sends the records of b as datagrams, in order. It waits for room only if wait is true; without, what there is no
+	// room for is lost. It returns how many left, which is fewer than b.count only with an error. The error is errTooBig if
+	// the next record is larger than what the system sends there.
+	send(b *burst, wait bool) (int, error)
+
+	// pathMTU returns what the system believes the MTU of the path to be, headers of IP included, in bytes, or 0.
+	pathMTU() int
+}
+
+// An inbox holds the datagrams from one peer. One goroutine at a time uses next and wait.
+type inbox interface {
+	// next returns a datagram that is there already, or nil. It is valid until the next call of next or wait.
+	next() []byte
+	// wait blocks until there may be a datagram.
+	wait() error
+	// interrupt makes wait return os.ErrDeadlineExceeded, now and from now on; resume ends that.
+	interrupt()
+	resume()
+	// close ends the inbox and the outlet beside it. release comes after it, when nobody reads any more.
+	close() error
+	release()
+}
+
+// A streamless is a channel over any net.Conn that keeps datagrams apart: one call for each datagram.
+type streamless struct {
+	conn net.Conn
+	buf  []byte
+	got  []byte
+}
+
+func newStreamless(conn net.Conn) *streamless {
+	return &streamless{conn: conn, buf: make([]byte, maxDatagram)}
+}
+
+func (s *streamless) next() []byte {
+	d := s.got
+	s.got = nil
+	return d
+}
+
+func (s *streamless) wait() error {
+	n, err := s.conn.Read(s.buf)
+	if err != nil {
+		if isRefused(err) {
+			return errRefused
+		}
+		return err
+	}
+	s.got = s.buf[:n]
+	return nil
+}
+
+func (s *streamless) send(b *burst, _ bool) (int, error) {
+	for i := range b.count {
+		n, err := s.conn.Write(b.record(i))
+		switch {
+		case err == nil && n < len(b.record(i)):
+			return i, io.ErrShortWrite
+		case err == nil, isRefused(err), isTransient(err):
+		case isMessageSize(err):
+			return i, errTooBig
+		default:
+			return i, err
+		}
+	}
+	return b.count, nil
+}
+
+func (s *streamless) pathMTU() int { return 0 }
+
+func (s *streamless) interrupt() { s.conn.SetReadDeadline(time.Unix(1, 0)) }
+
+func (s *streamless) resume() { s.conn.SetReadDeadline(time.Time{}) }
+
+func (s *streamless) close() error { return s.conn.Close() }
+
+func (s *streamless) release() {}
+
+// isTimeout reports whether a wait was interrupted.
+func isTimeout(err error) bool {
+	ne, ok := err.(net.Error)
+	return ok && ne.Timeout() || err == os.ErrDeadlineExceeded
+}
