@@ -17,8 +17,8 @@ import (
 // that a lost packet costs little and a slow server is still heard.
 const rounds = 3
 
-// A Client is an [Exchanger] that asks DNS servers, over UDP first and over TCP where the answer does not fit. It must not be
-// changed once it is used.
+// A Client is an [Exchanger] that asks DNS servers, over UDP first and over TCP where the answer does not fit. It must
+// not be changed once it is used.
 type Client struct {
 	// Servers are asked in their order: the next one where the one before does not answer in time or fails.
 	Servers []netip.AddrPort

@@ -13,9 +13,10 @@ import (
 // localTTL is how long, in seconds, an answer may be kept that came from where lifetimes are not told.
 const localTTL = 5
 
-// FromResolver returns an [Exchanger] that answers from r, such as the machine's own [net.DefaultResolver], with all that it
-// takes into account: the hosts file, the servers of each interface, a local cache. It answers for the
-// addresses of names (A and AAAA) and for the names of addresses (PTR); the answer to other types is that they are not implemented.
+// FromResolver returns an [Exchanger] that answers from r, such as the machine's own [net.DefaultResolver], with all
+// that it takes into account: the hosts file, the servers of each interface, a local cache. It answers for the
+// addresses of names (A and AAAA) and for the names of addresses (PTR); the answer to other types is that they are not
+// implemented.
 func FromResolver(r *net.Resolver) Exchanger { return &machine{r} }
 
 type machine struct{ resolver *net.Resolver }

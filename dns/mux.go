@@ -18,8 +18,8 @@ type Mux struct {
 	routes   map[string]Exchanger
 }
 
-// NewMux returns a Mux that takes the questions for the names in routes, and for all names below them, to the
-// Exchanger given there, and all others to fallback. The longest suffix wins; suffixes match whole labels, whatever the case of
+// NewMux returns a Mux that takes the questions for the names in routes, and for all names below them, to the Exchanger
+// given there, and all others to fallback. The longest suffix wins; suffixes match whole labels, whatever the case of
 // their letters, and a leading "*." or "." means nothing. Where the Exchanger is nil, the question fails with
 // [ErrNoServer]. NewMux fails on a suffix that is no domain name.
 func NewMux(fallback Exchanger, routes map[string]Exchanger) (*Mux, error) {

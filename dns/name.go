@@ -35,8 +35,8 @@ func validName(s string) bool {
 // canonical returns the form of a name in which it is compared: lower case, no final dot.
 func canonical(s string) string { return strings.ToLower(strings.TrimSuffix(s, ".")) }
 
-// inDomain reports whether name is suffix or below it. Both are canonical. Whole labels match: evilcorp.example is not inside
-// corp.example.
+// inDomain reports whether name is suffix or below it. Both are canonical. Whole labels match: evilcorp.example is not
+// inside corp.example.
 func inDomain(name, suffix string) bool {
 	if len(name) == len(suffix) {
 		return name == suffix

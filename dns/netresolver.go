@@ -9,11 +9,12 @@ import (
 	wire "github.com/miekg/dns"
 )
 
-// NetResolver returns a [net.Resolver] whose questions go to the Exchanger of r, for programs that want one of that type. Nothing
-// leaves the process for it: package net believes that it talks to the servers of the machine, and is answered here.
+// NetResolver returns a [net.Resolver] whose questions go to the Exchanger of r, for programs that want one of that
+// type. Nothing leaves the process for it: package net believes that it talks to the servers of the machine, and is
+// answered here.
 //
-// Package net still reads the machine's hosts file and applies the machine's search domains. Those of r are applied to short
-// names that it then asks for as they are; the answer calls the full name an alias of the short one.
+// Package net still reads the machine's hosts file and applies the machine's search domains. Those of r are applied to
+// short names that it then asks for as they are; the answer calls the full name an alias of the short one.
 func (r *Resolver) NetResolver() *net.Resolver {
 	return &net.Resolver{
 		PreferGo: true,
@@ -23,8 +24,8 @@ func (r *Resolver) NetResolver() *net.Resolver {
 	}
 }
 
-// A localConn is the connection that package net believes to lead to a server. It frames messages as TCP does, whatever network
-// was asked for, which package net accepts of any connection that is no net.PacketConn, and which spares it
+// A localConn is the connection that package net believes to lead to a server. It frames messages as TCP does, whatever
+// network was asked for, which package net accepts of any connection that is no net.PacketConn, and which spares it
 // truncated answers.
 type localConn struct {
 	net.Conn
@@ -52,8 +53,8 @@ func (c *localConn) Close() error {
 	return err
 }
 
-// serve answers questions until the other end is closed. A question that nobody answers gets the answer that the server failed, so
-// that package net need not wait for its own time to run out.
+// serve answers questions until the other end is closed. A question that nobody answers gets the answer that the server
+// failed, so that package net need not wait for its own time to run out.
 func (r *Resolver) serve(ctx context.Context, conn net.Conn) {
 	for {
 		query, err := readFramed(conn)

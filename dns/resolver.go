@@ -24,17 +24,17 @@ type Resolver struct {
 	// Exchanger answers the questions.
 	Exchanger Exchanger
 
-	// Search are the suffixes that are tried on a name with fewer than Ndots dots before the name itself, and on other names
-	// after it. A name with a final dot is left as it is. At most 16 are used.
+	// Search are the suffixes that are tried on a name with fewer than Ndots dots before the name itself, and on other
+	// names after it. A name with a final dot is left as it is. At most 16 are used.
 	Search []string
 
 	// Ndots is 1 if it is 0. A negative value means that no name is too short to be asked for as it is first.
 	Ndots int
 }
 
-// LookupNetIP returns the addresses of host: IPv4 before IPv6, each in the order of the answer. Network is ip, ip4 or ip6. An address
-// is its own answer. The error is a [*net.DNSError], in which IsNotFound says that the name has no such address, and
-// IsTimeout and IsTemporary that it may have one.
+// LookupNetIP returns the addresses of host: IPv4 before IPv6, each in the order of the answer. Network is ip, ip4 or
+// ip6. An address is its own answer. The error is a [*net.DNSError], in which IsNotFound says that the name has no such
+// address, and IsTimeout and IsTemporary that it may have one.
 func (r *Resolver) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
 	var types []uint16
 	switch network {

@@ -13,8 +13,8 @@ import (
 
 var errDown = errors.New("server is down")
 
-// A zone is an Exchanger that knows some records, by their names and types, and remembers what it was asked. A name without any records
-// does not exist, unless a name below it does.
+// A zone is an Exchanger that knows some records, by their names and types, and remembers what it was asked. A name
+// without any records does not exist, unless a name below it does.
 type zone struct {
 	records []wire.RR
 	rcode   map[string]int // for names that fail

@@ -46,8 +46,8 @@ type Config struct {
 //  3. The longest prefix of the address decides; an exclude beats an equal include.
 //  4. What no include mentions is direct, if there are includes for its family; it is in the tunnel otherwise.
 //
-// If the result is the tunnel but that has no address of the family, [Config.Bypass] makes it direct, or else nowhere. So does
-// rule 4 for such a family as a whole.
+// If the result is the tunnel but that has no address of the family, [Config.Bypass] makes it direct, or else nowhere.
+// So does rule 4 for such a family as a whole.
 type Table struct {
 	gateway  map[netip.Addr]struct{}
 	names    map[string]*rule

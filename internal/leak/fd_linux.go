@@ -2,8 +2,8 @@ package leak
 
 import "os"
 
-// descriptors returns what each open file descriptor leads to. Sockets and pipes have a number of their own there, so that a new one
-// under an old descriptor is noticed.
+// descriptors returns what each open file descriptor leads to. Sockets and pipes have a number of their own there, so
+// that a new one under an old descriptor is noticed.
 func descriptors() map[string]string {
 	const dir = "/proc/self/fd"
 	fds := make(map[string]string)

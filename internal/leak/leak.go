@@ -13,9 +13,10 @@ import (
 // patience is how long goroutines and descriptors may take to go away after the test.
 const patience = 5 * time.Second
 
-// Check fails the test, when it and its other clean-ups are over, if there are goroutines or file descriptors then that were not there when
-// Check was called. Call it in the first line of a test, so that it runs after all clean-ups. It makes no sense in a test that runs in
-// parallel with others, nor inside a testing/synctest bubble, which waits for its goroutines anyway.
+// Check fails the test, when it and its other clean-ups are over, if there are goroutines or file descriptors then that
+// were not there when Check was called. Call it in the first line of a test, so that it runs after all clean-ups. It
+// makes no sense in a test that runs in parallel with others, nor inside a testing/synctest bubble, which waits for its
+// goroutines anyway.
 //
 // Where the system does not list descriptors, only goroutines are checked.
 func Check(tb testing.TB) {

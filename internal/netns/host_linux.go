@@ -136,7 +136,8 @@ func (h *Host) IP(args ...string) {
 	}
 }
 
-// Sysctl sets a kernel variable of the host, such as net.ipv4.ip_forward. Where the kernel does not have it, nothing happens.
+// Sysctl sets a kernel variable of the host, such as net.ipv4.ip_forward. Where the kernel does not have it, nothing
+// happens.
 func (h *Host) Sysctl(name, value string) {
 	h.tb.Helper()
 	h.Do(func() {
@@ -147,8 +148,8 @@ func (h *Host) Sysctl(name, value string) {
 	})
 }
 
-// Start starts a command on the host, which is ended with the Lab, or by the function that it returns, which waits until it is gone. What it
-// prints goes to the log of the test, where the Lab ends it.
+// Start starts a command on the host, which is ended with the Lab, or by the function that it returns, which waits
+// until it is gone. What it prints goes to the log of the test, where the Lab ends it.
 func (h *Host) Start(name string, args ...string) (stop func()) {
 	h.tb.Helper()
 	cmd := h.Command(context.Background(), name, args...)

@@ -28,8 +28,8 @@ const (
 	ipTimeout = 20 * time.Second
 )
 
-// A Lab is a network of hosts that belongs to one test. Its methods end the test if they fail, so they must be called from the
-// goroutine of the test.
+// A Lab is a network of hosts that belongs to one test. Its methods end the test if they fail, so they must be called
+// from the goroutine of the test.
 type Lab struct {
 	tb    testing.TB
 	id    string
@@ -37,8 +37,8 @@ type Lab struct {
 	links int
 }
 
-// New returns an empty Lab, which is taken down when the test and its later clean-ups are over. It ends the test where namespaces cannot
-// be made: as skipped, or as failed if the environment variable CULVERT_INTEROP is 1.
+// New returns an empty Lab, which is taken down when the test and its later clean-ups are over. It ends the test where
+// namespaces cannot be made: as skipped, or as failed if the environment variable CULVERT_INTEROP is 1.
 func New(tb testing.TB) *Lab {
 	tb.Helper()
 	if why := unable(); why != "" {
@@ -169,8 +169,8 @@ func (l *Lab) Host(name string) *Host {
 	return h
 }
 
-// Join lays a cable between two hosts, and returns the names of the interfaces at its ends. Each end gets the addresses given for it,
-// separated by spaces, such as "10.0.0.1/24 fd00::1/64".
+// Join lays a cable between two hosts, and returns the names of the interfaces at its ends. Each end gets the addresses
+// given for it, separated by spaces, such as "10.0.0.1/24 fd00::1/64".
 func (l *Lab) Join(a *Host, addrsA string, b *Host, addrsB string) (ifA, ifB string) {
 	l.tb.Helper()
 	ifA, ifB = fmt.Sprintf("veth%da", l.links), fmt.Sprintf("veth%db", l.links)

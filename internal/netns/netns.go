@@ -1,5 +1,5 @@
-// Package netns builds small networks on one machine, for tests: hosts that are Linux network namespaces, joined by pairs of virtual
-// Ethernet interfaces.
+// Package netns builds small networks on one machine, for tests: hosts that are Linux network namespaces, joined by
+// pairs of virtual Ethernet interfaces.
 //
 //	lab := netns.New(t)
 //	client, server := lab.Host("client"), lab.Host("server")
@@ -7,5 +7,6 @@
 //	server.Start("ocserv", "-f", "-c", conf)
 //	conn, err := client.DialContext(ctx, "tcp", "10.0.0.2:443")
 //
-// All of it goes away when the test ends. Where the test may not make namespaces it is skipped, or fails if CULVERT_INTEROP is 1.
+// All of it goes away when the test ends. Where the test may not make namespaces it is skipped, or fails if
+// CULVERT_INTEROP is 1.
 package netns

@@ -29,7 +29,8 @@ func Delay(c packet.Conn, dir Dir, d, jitter time.Duration, start uint64) packet
 	}, true)
 }
 
-// Reorder delivers the given share of packets by d late, so that those that follow overtake them. All others are not delayed.
+// Reorder delivers the given share of packets by d late, so that those that follow overtake them. All others are not
+// delayed.
 func Reorder(c packet.Conn, dir Dir, rate float64, d time.Duration, start uint64) packet.Conn {
 	return newDelayed(c, dir, func(dir Dir) func() time.Duration {
 		late := newChance(dir, dir, rate, start)
@@ -42,8 +43,8 @@ func Reorder(c packet.Conn, dir Dir, rate float64, d time.Duration, start uint64
 	}, false)
 }
 
-// A delayed Conn has a line for each direction that is delayed, and one goroutine for each to work on it: one that reads ahead from the
-// Conn below, one that writes to it when the time has come. Close waits for both.
+// A delayed Conn has a line for each direction that is delayed, and one goroutine for each to work on it: one that
+// reads ahead from the Conn below, one that writes to it when the time has come. Close waits for both.
 type delayed struct {
 	packet.Conn
 	in, out *line // nil where nothing is delayed
@@ -91,7 +92,8 @@ func (d *delayed) ReadBatch(b packet.Batch) (int, error) {
 	return d.in.ReadBatch(b)
 }
 
-// WriteBatch tells of packets that are too big at once. Another error of the Conn below ends the line, and comes with a later call.
+// WriteBatch tells of packets that are too big at once. Another error of the Conn below ends the line, and comes with a
+// later call.
 func (d *delayed) WriteBatch(b packet.Batch) (int, error) {
 	if d.out == nil {
 		return d.Conn.WriteBatch(b)
@@ -218,8 +220,8 @@ func (l *line) wakeAfter(d time.Duration) {
 	})
 }
 
-// end says that nothing more comes, and why; with discard what is held is forgotten. The first reason stays, but net.ErrClosed
-// takes its place.
+// end says that nothing more comes, and why; with discard what is held is forgotten. The first reason stays, but
+// net.ErrClosed takes its place.
 func (l *line) end(err error, discard bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -6,8 +6,8 @@
 //	near = packettest.Lossy(near, packettest.Both, 0.1, 1)
 //	near = packettest.Delay(near, packettest.Out, 20*time.Millisecond, 0, 1)
 //
-// Closing the outermost closes all. A fault that happens by chance takes a number that the chance starts from: with the same
-// number, the same packets of each direction are struck.
+// Closing the outermost closes all. A fault that happens by chance takes a number that the chance starts from: with the
+// same number, the same packets of each direction are struck.
 package packettest
 
 import (
@@ -123,7 +123,8 @@ func (d *dropper) ReadBatch(b packet.Batch) (int, error) {
 	}
 }
 
-// WriteBatch passes on the packets that survive in runs as they lie, since the Batch is the caller's and must not be reordered.
+// WriteBatch passes on the packets that survive in runs as they lie, since the Batch is the caller's and must not be
+// reordered.
 func (d *dropper) WriteBatch(b packet.Batch) (int, error) {
 	from := 0
 	for i := range b {

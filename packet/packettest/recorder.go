@@ -7,7 +7,8 @@ import (
 	"culvert.example/vpn/packet/pcapng"
 )
 
-// Recorder writes each packet that is read or written to w. Where that fails the packets still pass; [pcapng.Writer.Err] tells.
+// Recorder writes each packet that is read or written to w. Where that fails the packets still pass;
+// [pcapng.Writer.Err] tells.
 func Recorder(c packet.Conn, w *pcapng.Writer) packet.Conn { return &recorder{c, w} }
 
 type recorder struct {
