@@ -70,6 +70,17 @@ func (ip *ipInfo) addresses(p []byte) (src, dst netip.Addr) {
 	return netip.AddrFrom4([4]byte(p[12:16])), netip.AddrFrom4([4]byte(p[16:20]))
 }
 
+// martian reports whether p is from or to a loopback address, which never travels (RFC 1122 section 3.2.1.3, RFC 4291
+// section 2.5.3).
+func (ip *ipInfo) martian(p []byte) bool {
+	if !ip.v6 {
+		return p[12] == 127 || p[16] == 127
+	}
+	return loopback6([16]byte(p[8:24])) || loopback6([16]byte(p[24:40]))
+}
+
+func loopback6(a [16]byte) bool { return a == [16]byte{15: 1} }
+
 // pairBytes returns the addresses of p, one behind the other as they stand in the header.
 func (ip *ipInfo) pairBytes(p []byte) []byte {
 	if ip.v6 {

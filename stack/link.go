@@ -20,7 +20,10 @@ type link struct {
 	mtu   atomic.Uint32
 	queue *queue
 
-	dispatcher atomic.Pointer[stack.NetworkDispatcher]
+	// attached is whether the stack takes packets. net4 and net6 are where they go: not to the dispatcher of the interface,
+	// which forgets that the checksums of joined segments are verified.
+	attached   atomic.Bool
+	net4, net6 stack.NetworkEndpoint
 
 	// readMu guards what a reader has taken from the queue and not delivered yet.
 	readMu sync.Mutex
@@ -113,7 +116,7 @@ func (l *link) WriteBatch(b packet.Batch) (int, error) {
 		p := b[i].Bytes()
 		size += len(p)
 		ip, ok := parseIP(p)
-		if !ok {
+		if !ok || ip.martian(p) {
 			l.s.stats.inMalformed.Add(1)
 			continue
 		}
@@ -139,8 +142,13 @@ func (l *link) WriteBatch(b packet.Batch) (int, error) {
 
 // inject hands p to the stack and releases it.
 func (l *link) inject(p *stack.PacketBuffer) {
-	if d := l.dispatcher.Load(); d != nil {
-		(*d).DeliverNetworkPacket(p.NetworkProtocolNumber, p)
+	if l.attached.Load() {
+		p.NICID = nicID
+		if p.NetworkProtocolNumber == header.IPv6ProtocolNumber {
+			l.net6.HandlePacket(p)
+		} else {
+			l.net4.HandlePacket(p)
+		}
 	}
 	p.DecRef()
 }
@@ -267,14 +275,12 @@ func mayWait(p *stack.PacketBuffer) bool {
 // Attach implements stack.NetworkLinkEndpoint.
 func (e endpoint) Attach(d stack.NetworkDispatcher) {
 	if d == nil {
-		e.dispatcher.Store(nil)
-		return
+		e.attached.Store(false)
 	}
-	e.dispatcher.Store(&d)
 }
 
 // IsAttached implements stack.NetworkLinkEndpoint.
-func (e endpoint) IsAttached() bool { return e.dispatcher.Load() != nil }
+func (e endpoint) IsAttached() bool { return e.attached.Load() }
 
 // MTU implements stack.NetworkLinkEndpoint.
 func (e endpoint) MTU() uint32 { return e.mtu.Load() }

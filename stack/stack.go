@@ -17,7 +17,7 @@
 // With one of the Accept functions set, a Stack takes packets to every destination address and not only to its own, and
 // hands each new flow to the embedder as a request: [TCPRequest], [UDPRequest], [PingRequest]. The embedder tries to reach the
 // real destination first and then accepts or rejects, so that the peer learns the truth: a refused connection is a RST, an
-// unreachable port an ICMP error.
+// unreachable port an ICMP error. Such a Stack cannot connect to itself.
 //
 // # How a packet moves
 //
@@ -192,7 +192,9 @@ func New(cfg Config) (*Stack, error) {
 		TransportProtocols: []stack.TransportProtocolFactory{
 			newTCP, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6,
 		},
-		HandleLocal: true,
+		// A forwarding stack sees addresses as its own for as long as somebody connects to them, and must not take packets
+		// from there for forgeries of its own.
+		HandleLocal: !forwarding,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
@@ -212,6 +214,15 @@ func (s *Stack) configure(ctx context.Context) error {
 	if err := s.gs.CreateNIC(nicID, endpoint{s.link}); err != nil {
 		return fmt.Errorf("stack: making the interface: %s", err)
 	}
+	for protocol, ep := range map[tcpip.NetworkProtocolNumber]*stack.NetworkEndpoint{
+		header.IPv4ProtocolNumber: &s.link.net4, header.IPv6ProtocolNumber: &s.link.net6,
+	} {
+		var err tcpip.Error
+		if *ep, err = s.gs.GetNetworkEndpoint(nicID, protocol); err != nil {
+			return fmt.Errorf("stack: making the interface: %s", err)
+		}
+	}
+	s.link.attached.Store(true)
 	s.gs.SetRouteTable([]tcpip.Route{
 		{Destination: header.IPv4EmptySubnet, NIC: nicID},
 		{Destination: header.IPv6EmptySubnet, NIC: nicID},

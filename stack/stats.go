@@ -9,7 +9,7 @@ type Stats struct {
 
 	// Merged are incoming TCP segments that were joined to the one before them.
 	Merged uint64
-	// Malformed are incoming packets that are no IP packets or lie about their length.
+	// Malformed are incoming packets that are no IP packets, lie about their length, or have a loopback address.
 	Malformed uint64
 	// ChecksumErrors are incoming packets with a wrong checksum, which were dropped.
 	ChecksumErrors uint64
