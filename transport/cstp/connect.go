@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"time"
@@ -127,13 +128,14 @@ func interruptible(ctx context.Context, l *Link) func() error {
 func handshakeError(err error) error {
 	var verify *tls.CertificateVerificationError
 	var noTLS tls.RecordHeaderError
-	var alert tls.AlertError
+	var op *net.OpError
 	switch {
 	case errors.As(err, &verify):
 		return fmt.Errorf("the certificate of the gateway: %w: %w", err, transport.ErrUntrusted)
 	case errors.As(err, &noTLS):
 		return fmt.Errorf("the peer does not speak TLS: %w: %w", err, transport.ErrProtocol)
-	case errors.As(err, &alert):
+	case errors.As(err, &op) && op.Op == "remote error":
+		// That is how package crypto/tls marks an alert.
 		return fmt.Errorf("the gateway refuses the TLS handshake: %w: %w", err, transport.ErrProtocol)
 	}
 	return fmt.Errorf("TLS handshake: %w", err)
