@@ -66,7 +66,7 @@ func (l *lane) read(b Batch) (int, error) {
 		for l.count == 0 && !l.closed {
 			l.canRead.Wait()
 		}
-		if l.gone || l.count == 0 {
+		if l.count == 0 {
 			return 0, net.ErrClosed
 		}
 		n := 0
@@ -120,13 +120,13 @@ func (l *lane) write(b Batch) (int, error) {
 	return len(b), nil
 }
 
-// close ends writing; with discard it ends reading too, and forgets what is held.
+// close ends writing; with discard it forgets what is held, and so ends reading at once.
 func (l *lane) close(discard bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
 	if discard {
-		l.gone, l.count = true, 0
+		l.count = 0
 	}
 	l.canRead.Broadcast()
 	l.canWrite.Broadcast()

@@ -45,8 +45,8 @@ func (d *duplicator) WriteBatch(b packet.Batch) (int, error) {
 		if n, err := d.Conn.WriteBatch(b[from : i+1]); err != nil {
 			return from + n, err
 		}
-		if n, err := d.Conn.WriteBatch(b[i : i+1]); err != nil {
-			return i + n, err
+		if _, err := d.Conn.WriteBatch(b[i : i+1]); err != nil {
+			return i + 1, err // it went out once
 		}
 		from = i + 1
 	}
