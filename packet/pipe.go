@@ -46,8 +46,7 @@ type lane struct {
 	ring     Batch
 	head     int  // the oldest packet
 	count    int  // packets held
-	closed   bool // nothing may be written any more
-	gone     bool // nothing may be read any more
+	closed   bool // nothing more comes
 }
 
 func newLane(mtu, depth int) *lane {
