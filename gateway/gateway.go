@@ -7,10 +7,15 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
+	"strings"
+	"sync"
 	"time"
 
 	"culvert.example/vpn/packet"
+	"culvert.example/vpn/stack"
+	"culvert.example/vpn/transport/dtls"
 )
 
 // A Config says what a Server does. TLS, Auth and Pools are needed; the zero value of every other field is usable. It must
@@ -36,6 +41,9 @@ type Config struct {
 
 	// Name is what the gateway calls itself. Empty means culvert.
 	Name string
+
+	// UDPPort is the port that clients are told to send DTLS to, if it is not that of the socket, as behind a port forwarding.
+	UDPPort int
 
 	// MTU is the size in bytes of the largest packet that the path to the clients carries, with all headers. The MTU of
 	// the tunnel follows from it. 0 means 1500.
@@ -94,6 +102,13 @@ type Group struct {
 	Name, Label string
 	// Network replaces that of the Config for this group. Nil means no change.
 	Network *Network
+}
+
+func (g *Group) label() string {
+	if g.Label == "" {
+		return g.Name
+	}
+	return g.Label
 }
 
 // A Network is what clients are told about the network behind the gateway.
@@ -238,8 +253,23 @@ func set[T comparable](v *T, fallback T) {
 
 // A Server is a gateway. Make one with New; its owner ends it with Shutdown or Close.
 type Server struct {
-	cfg Config
-	log *slog.Logger
+	cfg    Config
+	log    *slog.Logger
+	auth   Authenticator
+	table  *table
+	portal *portal
+	stack  *stack.Stack
+	link   packet.Conn // the outer face of the stack
+	pings  *pinger     // nil if nothing is forwarded
+	offers offers
+	udp    *dtls.Listener // nil without DTLS; set before the first connection
+	pump   sync.WaitGroup
+
+	mu       sync.Mutex
+	closed   bool
+	serving  bool
+	web      *http.Server
+	entrance *entrance
 }
 
 // New returns a Server that does nothing yet: Serve lets clients in, and Listen may be called before that.
@@ -248,46 +278,256 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{cfg: c, log: c.Logger}, nil
+	s := &Server{cfg: c, log: c.Logger, auth: c.Auth}
+	if c.Quirks.Server == likeOcserv {
+		s.auth = onePageEach{c.Auth}
+	}
+	s.table = newTable(s, c.Pools)
+	s.portal = &portal{srv: s, throttle: newThrottle(), logins: newDialogues(c.LoginTimeout)}
+	sc := stack.Config{
+		MTU:        innerMTU(c.MTU, netip.IPv4Unspecified()),
+		AcceptTCP:  s.acceptTCP,
+		AcceptUDP:  s.acceptUDP,
+		SendBuffer: flowBuffer, ReceiveBuffer: flowBuffer,
+		Logger: c.Logger,
+	}
+	if !c.NoPing {
+		s.pings = &pinger{}
+		sc.AcceptPing = s.acceptPing
+	}
+	for _, p := range s.table.pools {
+		sc.Addresses = append(sc.Addresses, netip.PrefixFrom(p.own, p.prefix.Bits()))
+	}
+	if s.stack, err = stack.New(sc); err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
+	s.link = s.stack.Link()
+	s.pump.Go(s.toClients)
+	return s, nil
 }
 
-// dialTimeout bounds how long opening a flow may take.
-const dialTimeout = 10 * time.Second
+const (
+	// dialTimeout bounds how long opening a flow may take.
+	dialTimeout = 10 * time.Second
+	// flowBuffer is how far the buffers of a forwarded TCP connection may grow, in bytes: enough for 300 Mbit/s at 100 ms.
+	flowBuffer = 4 << 20
+	// requestTimeout bounds the reading of a request, and the writing of a reply with all that leads to it.
+	requestTimeout = 2 * time.Minute
+)
+
+// bufSize is the size in bytes of the packets that are carried.
+func (s *Server) bufSize() int { return s.cfg.MTU }
+
+// group returns the group with the name or label, nil if there is none.
+func (s *Server) group(name string) *Group {
+	if name == "" {
+		return nil
+	}
+	for i := range s.cfg.Groups {
+		if g := &s.cfg.Groups[i]; strings.EqualFold(g.Name, name) || strings.EqualFold(g.label(), name) {
+			return g
+		}
+	}
+	return nil
+}
+
+// udpPort returns the port that clients are told, and 0 if there is no DTLS.
+func (s *Server) udpPort() int {
+	if s.udp == nil {
+		return 0
+	}
+	if s.cfg.UDPPort != 0 {
+		return s.cfg.UDPPort
+	}
+	if a, ok := s.udp.Addr().(*net.UDPAddr); ok {
+		return a.Port
+	}
+	return 0
+}
 
 // Serve lets clients in over the listener, which carries TLS, and the UDP socket, which carries DTLS; with a nil udp
 // clients are told that there is no DTLS. It owns and closes both. It returns ErrServerClosed after Shutdown or Close, and
 // an error of the listener otherwise. It may be called once.
-func (s *Server) Serve(ln net.Listener, udp *net.UDPConn) error { panic("later") }
+func (s *Server) Serve(ln net.Listener, udp *net.UDPConn) error {
+	s.mu.Lock()
+	if s.closed || s.serving {
+		again := s.serving
+		s.mu.Unlock()
+		ln.Close()
+		if udp != nil {
+			udp.Close()
+		}
+		if again {
+			return errors.New("gateway: Serve was called before")
+		}
+		return ErrServerClosed
+	}
+	s.serving = true
+	if udp != nil {
+		l, err := dtls.Listen(udp, dtls.ListenerConfig{Lookup: s.offers.lookup, Logger: s.log})
+		if err != nil {
+			s.mu.Unlock()
+			ln.Close()
+			return fmt.Errorf("gateway: %w", err)
+		}
+		s.udp = l
+	}
+	s.entrance = newEntrance(s, ln)
+	s.web = &http.Server{
+		Handler:           s.portal,
+		ReadHeaderTimeout: requestTimeout,
+		ReadTimeout:       requestTimeout,
+		WriteTimeout:      requestTimeout + s.cfg.Quirks.LoginDelay,
+		IdleTimeout:       s.cfg.LoginTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, c)
+		},
+	}
+	s.mu.Unlock()
+	err := s.web.Serve(s.entrance)
+	if s.isClosed() {
+		return ErrServerClosed
+	}
+	return fmt.Errorf("gateway: %w", err)
+}
+
+func (s *Server) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
 
 // Sessions returns the sessions as they are now, oldest first.
-func (s *Server) Sessions() []SessionInfo { return nil }
+func (s *Server) Sessions() []SessionInfo {
+	var list []SessionInfo
+	for _, sess := range s.table.all() {
+		list = append(list, sess.info())
+	}
+	return list
+}
 
 // Disconnect ends the session for good and tells the client why.
-func (s *Server) Disconnect(id, reason string) error { return nil }
+func (s *Server) Disconnect(id, reason string) error {
+	sess, err := s.table.get(id)
+	if err != nil {
+		return err
+	}
+	sess.end(reason)
+	return nil
+}
 
 // Drop closes the connections of the session as if the network had failed. The client may come back with its cookie.
-func (s *Server) Drop(id string) error { return nil }
+func (s *Server) Drop(id string) error {
+	sess, err := s.table.get(id)
+	if err != nil {
+		return err
+	}
+	sess.steal()
+	sess.paths.close()
+	return nil
+}
 
 // Expire forgets the cookie of the session. Its tunnel goes on while its connection lasts; a reconnect is refused.
-func (s *Server) Expire(id string) error { return nil }
+func (s *Server) Expire(id string) error {
+	sess, err := s.table.get(id)
+	if err != nil {
+		return err
+	}
+	sess.mu.Lock()
+	sess.expired = true
+	sess.mu.Unlock()
+	sess.reviewSoon()
+	return nil
+}
 
 // Renumber gives the session other addresses when it connects next.
-func (s *Server) Renumber(id string) error { return nil }
+func (s *Server) Renumber(id string) error {
+	sess, err := s.table.get(id)
+	if err != nil {
+		return err
+	}
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	sess.renumber = true
+	return nil
+}
 
 // Listen listens inside the tunnel, for TCP connections of clients to the given address, such as "10.20.0.1:80". An empty
 // or unspecified host means the gateway's own inner addresses. The network is tcp, tcp4 or tcp6.
-func (s *Server) Listen(network, address string) (net.Listener, error) { return nil, nil }
+func (s *Server) Listen(network, address string) (net.Listener, error) {
+	return s.stack.Listen(network, address)
+}
 
 // ListenPacket listens inside the tunnel, for UDP datagrams of clients to the given address, such as "10.20.0.1:53".
 // The network is udp, udp4 or udp6.
-func (s *Server) ListenPacket(network, address string) (net.PacketConn, error) { return nil, nil }
+func (s *Server) ListenPacket(network, address string) (net.PacketConn, error) {
+	return s.stack.ListenPacket(network, address)
+}
+
+// DialContext connects from the gateway's inner address to a client, or to what the program itself serves inside the
+// tunnel. The network is tcp, udp or ping, each also with 4 or 6 behind it, and the host an IP literal.
+func (s *Server) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	return s.stack.DialContext(ctx, network, address)
+}
 
 // Addresses returns the gateway's own inner addresses, IPv4 before IPv6.
-func (s *Server) Addresses() []netip.Addr { return nil }
+func (s *Server) Addresses() []netip.Addr {
+	var list []netip.Addr
+	for _, p := range s.table.pools {
+		list = append(list, p.own)
+	}
+	return list
+}
 
-// Shutdown stops letting clients in, closes their connections in a way that lets them reconnect elsewhere, and waits for
-// the flows to end, at most until the context does.
-func (s *Server) Shutdown(ctx context.Context) error { return nil }
+// Shutdown stops letting clients in, gives the requests in progress until the end of the context to finish, and closes the
+// tunnels in a way that makes clients connect anew, which finds the next gateway at this address if there is one: as its
+// sessions are others, they have to log in there. Then it does what Close does.
+func (s *Server) Shutdown(ctx context.Context) error {
+	var err error
+	if web := s.stopServing(); web != nil {
+		err = web.Shutdown(ctx)
+	}
+	for _, sess := range s.table.all() {
+		sess.steal()
+	}
+	return errors.Join(err, s.Close())
+}
 
-// Close ends everything at once and waits for it.
-func (s *Server) Close() error { return nil }
+// Close tells all clients that their session is over, ends everything at once and waits for it.
+func (s *Server) Close() error {
+	var errs []error
+	if web := s.stopServing(); web != nil {
+		errs = append(errs, web.Close())
+	}
+	s.table.close("the gateway shuts down")
+	if s.udp != nil {
+		errs = append(errs, s.udp.Close())
+	}
+	errs = append(errs, s.stack.Close())
+	s.pump.Wait()
+	if s.pings != nil {
+		s.pings.close()
+	}
+	if s.entrance != nil {
+		s.entrance.wait()
+	}
+	for i, err := range errs {
+		if errors.Is(err, net.ErrClosed) {
+			errs[i] = nil
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// stopServing closes the listener and returns what served it, nil if nothing did.
+func (s *Server) stopServing() *http.Server {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	if s.entrance != nil {
+		s.entrance.Close()
+	}
+	return s.web
+}

@@ -1,4 +1,0 @@
-package gateway
-type Form struct{}
-type session struct{}
-func (s *session) info() SessionInfo { return SessionInfo{} }

@@ -1,0 +1,75 @@
+package gateway
+
+import "net/netip"
+
+// special are destinations that are not what clients come for: what they mean depends on the host that sends there, which
+// would be the gateway. Among them are the addresses at which cloud providers give their machines passwords.
+var special = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),
+	netip.MustParsePrefix("127.0.0.0/8"),
+	netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("100.100.100.200/32"), // metadata, Alibaba Cloud
+	netip.MustParsePrefix("168.63.129.16/32"),   // host services, Azure
+	netip.MustParsePrefix("192.0.0.0/24"),       // protocol assignments, and metadata of Oracle Cloud
+	netip.MustParsePrefix("224.0.0.0/4"),
+	netip.MustParsePrefix("255.255.255.255/32"),
+	netip.MustParsePrefix("::/128"),
+	netip.MustParsePrefix("::1/128"),
+	netip.MustParsePrefix("fe80::/10"),
+	netip.MustParsePrefix("fec0::/10"),
+	netip.MustParsePrefix("fd00:ec2::/32"),    // metadata, AWS
+	netip.MustParsePrefix("fd20:ce::254/128"), // metadata, Google Cloud
+	netip.MustParsePrefix("ff00::/8"),
+}
+
+// nat64 holds IPv4 addresses in its last 32 bits (RFC 6052), and the others hold them in theirs.
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+
+// embedded returns the IPv4 address inside of an IPv6 address, where a translator may send the packet, or a itself.
+func embedded(a netip.Addr) netip.Addr {
+	if a = a.Unmap(); a.Is6() && nat64.Contains(a) {
+		b := a.As16()
+		return netip.AddrFrom4([4]byte(b[12:]))
+	}
+	return a
+}
+
+const portDNS = 53
+
+// reaches reports whether clients that were told of n may have flows forwarded to dst. Port 0 stands for a ping.
+func (n *Network) reaches(dst netip.AddrPort, allowSpecial []netip.Prefix) bool {
+	a := embedded(dst.Addr())
+	if a.Zone() != "" {
+		return false
+	}
+	if longest(special, a) >= 0 && longest(allowSpecial, a) < 0 {
+		return false
+	}
+	if dst.Port() == portDNS {
+		for _, d := range n.DNS {
+			if d.Unmap() == a {
+				return true
+			}
+		}
+	}
+	in := longest(n.Routes, a)
+	if in < 0 {
+		for _, p := range n.Routes {
+			if p.Addr().Is4() == a.Is4() {
+				return false // the family has routes, and none of them leads there
+			}
+		}
+	}
+	return longest(n.NoRoutes, a) < max(in, 0) || longest(n.NoRoutes, a) < 0
+}
+
+// longest returns the length of the longest prefix that contains a, and -1 if none does.
+func longest(list []netip.Prefix, a netip.Addr) int {
+	bits := -1
+	for _, p := range list {
+		if p.Contains(a) {
+			bits = max(bits, p.Bits())
+		}
+	}
+	return bits
+}

@@ -1,0 +1,319 @@
+package gateway
+
+import (
+	"errors"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"culvert.example/vpn/packet"
+	"culvert.example/vpn/transport/cstp"
+	"culvert.example/vpn/transport/dtls"
+	"culvert.example/vpn/transport/wire"
+)
+
+const (
+	// batchSize is how many packets travel together.
+	batchSize = 64
+
+	// udpMargin is how much later than the last packet over DTLS one over TLS must come to say that the client has left
+	// DTLS: packets that were under way on both overtake each other.
+	udpMargin = time.Second
+)
+
+// A tunnel is the TLS connection of a session: what one CONNECT leads to.
+type tunnel struct {
+	s      *session
+	conn   *cstp.Conn
+	remote netip.AddrPort
+	mtu    int // of inner packets
+	began  time.Time
+	*channel
+}
+
+// A channel is one way to a client, with its own queue, so that a way that is stalled holds up nothing else.
+type channel struct {
+	q  *queue
+	wg sync.WaitGroup
+}
+
+// paths are the ways to the client of a session.
+type paths struct {
+	tls atomic.Pointer[tunnel]
+	udp atomic.Pointer[datagrams]
+
+	// udpActive says that packets go to the client by DTLS.
+	udpActive atomic.Bool
+	lastUDP   atomic.Int64 // when the last packet came by DTLS, in Unix nanoseconds
+}
+
+// datagrams are the DTLS channel of a session.
+type datagrams struct {
+	s    *session
+	conn *dtls.Conn
+	*channel
+}
+
+// describe returns how packets go to the client.
+func (p *paths) describe() (path string, remote netip.AddrPort, cipher string) {
+	if u := p.udp.Load(); u != nil {
+		remote, cipher = peerOf(u.conn), u.conn.CipherSuite()
+		if p.udpActive.Load() {
+			return "dtls", remote, cipher
+		}
+	}
+	if p.tls.Load() != nil {
+		path = "tls"
+	}
+	return path, remote, cipher
+}
+
+// close ends the ways to the client and waits for them.
+func (p *paths) close() {
+	p.udpActive.Store(false)
+	if t := p.tls.Swap(nil); t != nil {
+		t.close()
+	}
+	if u := p.udp.Swap(nil); u != nil {
+		u.close()
+	}
+}
+
+// send queues packets for the client. It never waits. It leaves other Bufs in b.
+func (s *session) send(b packet.Batch) {
+	var size uint64
+	for i := range b {
+		size += uint64(b[i].Len())
+	}
+	dropped := len(b)
+	if u := s.paths.udp.Load(); u != nil && s.paths.udpActive.Load() {
+		dropped = u.q.put(b)
+	} else if t := s.paths.tls.Load(); t != nil {
+		dropped = t.q.put(b)
+	}
+	s.txPackets.Add(uint64(len(b) - dropped))
+	s.txBytes.Add(size)
+	if dropped > 0 {
+		s.dropped.Add(uint64(dropped))
+	}
+}
+
+// sendTLS queues packets that cannot go by DTLS.
+func (s *session) sendTLS(b packet.Batch) {
+	dropped := len(b)
+	if t := s.paths.tls.Load(); t != nil {
+		dropped = t.q.put(b)
+	}
+	s.dropped.Add(uint64(dropped))
+}
+
+// open makes conn the connection of the session, in place of the one before. The lock connecting of the session is held.
+func (s *session) open(conn *cstp.Conn, remote netip.AddrPort, mtu int) bool {
+	t := &tunnel{
+		s: s, conn: conn, remote: remote, mtu: mtu, began: time.Now(), channel: &channel{q: newQueue(s.srv.bufSize())},
+	}
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		conn.Close()
+		return false
+	}
+	s.tunnel = t
+	s.connects++
+	s.goodbye = false
+	s.paths.udpActive.Store(false)
+	s.paths.tls.Store(t)
+	s.timer.Reset(max(0, time.Until(s.deadline())))
+	// Under the lock, so that whoever ends the session finds them to wait for.
+	t.wg.Go(t.read)
+	t.wg.Go(t.write)
+	s.mu.Unlock()
+	return true
+}
+
+// steal closes the connection that the session has, without a word: the client has another one.
+func (s *session) steal() {
+	s.mu.Lock()
+	t := s.tunnel
+	s.mu.Unlock()
+	if t != nil {
+		t.close()
+	}
+}
+
+// disconnect tells the client that the session is over.
+func (t *tunnel) disconnect(reason string) {
+	t.conn.Disconnect(wire.ReasonError, reason)
+}
+
+// close ends the tunnel and waits for its goroutines.
+func (t *tunnel) close() {
+	t.conn.Close()
+	t.q.close()
+	t.wg.Wait()
+}
+
+func (t *tunnel) read() {
+	b := packet.NewBatch(batchSize, t.s.srv.bufSize())
+	var err error
+	for {
+		var n int
+		if n, err = t.conn.ReadBatch(b); err != nil {
+			break
+		}
+		t.s.receive(b[:n], false)
+	}
+	t.conn.Close()
+	t.q.close()
+	t.s.lost(t, err)
+}
+
+func (t *tunnel) write() {
+	b := packet.NewBatch(batchSize, t.s.srv.bufSize())
+	for {
+		n, ok := t.q.get(b)
+		if !ok {
+			return
+		}
+		for out := b[:n]; len(out) > 0; {
+			sent, err := t.conn.WriteBatch(out)
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, packet.ErrTooBig) {
+				// The reader sees why, and ends the tunnel.
+				t.s.dropped.Add(uint64(len(out)))
+				t.conn.Close()
+				return
+			}
+			t.s.dropped.Add(1)
+			out = out[sent+1:]
+		}
+	}
+}
+
+// lost notes that a tunnel has ended.
+func (s *session) lost(t *tunnel, err error) {
+	bye, _ := errors.AsType[*cstp.DisconnectError](err)
+	s.mu.Lock()
+	current := s.tunnel == t
+	if current && !s.ended {
+		s.tunnel = nil
+		s.gone = time.Now()
+		s.goodbye = bye != nil && (bye.Reason == wire.ReasonUser || bye.Reason == wire.ReasonError)
+		s.paths.tls.CompareAndSwap(t, nil)
+		s.timer.Reset(max(0, time.Until(s.deadline())))
+	}
+	goodbye := s.goodbye
+	s.mu.Unlock()
+	if !current {
+		return
+	}
+	s.srv.log.Info("tunnel closed", "session", s.id, "user", s.user, "reason", err)
+	if goodbye {
+		if u := s.paths.udp.Swap(nil); u != nil {
+			s.paths.udpActive.Store(false)
+			u.close()
+		}
+	}
+}
+
+// attach makes conn the DTLS channel of the session, in place of the one before.
+func (s *session) attach(conn *dtls.Conn) {
+	u := &datagrams{s: s, conn: conn, channel: &channel{q: newQueue(s.srv.bufSize())}}
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		conn.Close()
+		return
+	}
+	old := s.paths.udp.Swap(u)
+	// The client begins with a record that shows that its handshake is complete, so it hears us.
+	s.paths.lastUDP.Store(time.Now().UnixNano())
+	s.paths.udpActive.Store(true)
+	u.wg.Go(u.read)
+	u.wg.Go(u.write)
+	s.mu.Unlock()
+	s.srv.log.Info("DTLS is up", "session", s.id, "user", s.user, "cipher", conn.CipherSuite(), "remote", peerOf(conn), "mtu", conn.MTU())
+	if old != nil {
+		old.close()
+	}
+}
+
+// close ends the channel and waits for its goroutines.
+func (u *datagrams) close() {
+	u.conn.Close()
+	u.q.close()
+	u.wg.Wait()
+}
+
+func (u *datagrams) read() {
+	b := packet.NewBatch(batchSize, u.s.srv.bufSize())
+	for {
+		n, err := u.conn.ReadBatch(b)
+		if err != nil {
+			break
+		}
+		p := &u.s.paths
+		p.lastUDP.Store(time.Now().UnixNano())
+		if !p.udpActive.Load() && p.udp.Load() == u {
+			p.udpActive.Store(true)
+		}
+		u.s.receive(b[:n], true)
+	}
+	if u.s.paths.udp.CompareAndSwap(u, nil) {
+		u.s.paths.udpActive.Store(false)
+	}
+	u.q.close()
+	// The Conn is closed by whoever waits for this goroutine, or here, so that its socket is free in either case.
+	u.conn.Close()
+}
+
+func (u *datagrams) write() {
+	b := packet.NewBatch(batchSize, u.s.srv.bufSize())
+	for {
+		n, ok := u.q.get(b)
+		if !ok {
+			return
+		}
+		for out := b[:n]; len(out) > 0; {
+			if !u.s.paths.udpActive.Load() {
+				u.s.sendTLS(out)
+				break
+			}
+			sent, err := u.conn.WriteBatch(out)
+			if err == nil {
+				break
+			}
+			out = out[sent:]
+			if errors.Is(err, packet.ErrTooBig) {
+				u.s.sendTLS(out[:1])
+				out = out[1:]
+				continue
+			}
+			u.s.paths.udpActive.Store(false)
+		}
+	}
+}
+
+// receive takes packets from the client: it drops those that are not from its addresses, and passes on the others.
+func (s *session) receive(b packet.Batch, udp bool) {
+	now := time.Now().UnixNano()
+	s.lastPacket.Store(now)
+	if !udp && s.paths.udpActive.Load() && now-s.paths.lastUDP.Load() > int64(udpMargin) {
+		// The client sends by TLS although it has DTLS, so it does not trust that any more.
+		s.paths.udpActive.Store(false)
+	}
+	b = s.source.Load().Filter(b)
+	if len(b) == 0 {
+		return
+	}
+	var size uint64
+	for i := range b {
+		size += uint64(b[i].Len())
+	}
+	s.rxPackets.Add(uint64(len(b)))
+	s.rxBytes.Add(size)
+	s.srv.fromClient(s, b)
+}
