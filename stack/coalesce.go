@@ -161,7 +161,6 @@ func (c *coalescer) build(b packet.Batch, g *group) *stack.PacketBuffer {
 	if g.count == 1 {
 		return newInbound(first, &g.ip)
 	}
-	v := buffer.NewView(g.size)
 	var hdr [headerLen6 + header.TCPHeaderMaximumSize]byte
 	copy(hdr[:], first[:g.hdr])
 	if g.ip.v6 {
@@ -170,14 +169,13 @@ func (c *coalescer) build(b packet.Batch, g *group) *stack.PacketBuffer {
 		binary.BigEndian.PutUint16(hdr[2:], uint16(g.size))
 	}
 	hdr[g.ip.header+13] = g.flags
-	v.Write(hdr[:g.hdr])
+	payload := buffer.NewView(g.size - g.hdr)
 	for i := g.first; i >= 0; i = c.chain[i] {
 		p := b[i].Bytes()
 		// All packets of a group have headers of the same length. Their own may be followed by padding.
-		v.Write(p[g.hdr:totalLen(p, g.ip.v6)])
+		payload.Write(p[g.hdr:totalLen(p, g.ip.v6)])
 	}
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(v)})
-	pkt.NetworkProtocolNumber = g.ip.network()
+	pkt := newPacket(hdr[:g.hdr], payload, &g.ip)
 	// The checksums in the joined headers are those of the first packet. The stack need not look at them.
 	pkt.RXChecksumValidated = true
 	return pkt

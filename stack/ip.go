@@ -12,6 +12,7 @@ import (
 const (
 	protoICMP4 = 1
 	protoTCP   = 6
+	protoUDP   = 17
 	protoICMP6 = 58
 
 	headerLen4 = 20

@@ -195,9 +195,34 @@ func (l *link) deferError(p []byte, ip *ipInfo) {
 
 // newInbound returns a copy of p as a packet that has arrived.
 func newInbound(p []byte, ip *ipInfo) *stack.PacketBuffer {
-	v := buffer.NewView(len(p))
-	v.Write(p)
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(v)})
+	hdr := ip.header
+	switch ip.protocol {
+	case protoTCP:
+		if hdr+header.TCPMinimumSize <= len(p) {
+			hdr += int(p[hdr+12]>>4) * 4
+		}
+	case protoUDP:
+		hdr += header.UDPMinimumSize
+	}
+	hdr = min(hdr, len(p))
+	var payload *buffer.View
+	if hdr < len(p) {
+		payload = buffer.NewView(len(p) - hdr)
+		payload.Write(p[hdr:])
+	}
+	return newPacket(p[:hdr], payload, ip)
+}
+
+// newPacket returns a packet that has arrived. Its headers have memory of their own, because the stack copies the whole piece
+// that they lie in.
+func newPacket(hdr []byte, payload *buffer.View, ip *ipInfo) *stack.PacketBuffer {
+	v := buffer.NewView(len(hdr))
+	v.Write(hdr)
+	b := buffer.MakeWithView(v)
+	if payload != nil {
+		b.Append(payload)
+	}
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: b})
 	pkt.NetworkProtocolNumber = ip.network()
 	return pkt
 }
@@ -241,22 +266,32 @@ func (c packetConn) Close() error                           { return c.l.Close()
 type endpoint struct{ *link }
 
 var (
-	_ stack.LinkEndpoint = endpoint{}
-	_ stack.GSOEndpoint  = endpoint{}
+	_ stack.LinkEndpoint       = endpoint{}
+	_ stack.GSOEndpoint        = endpoint{}
+	_ stack.QueueingDiscipline = endpoint{}
 )
 
-// WritePackets implements stack.LinkWriter. Packets that the stack may produce while one is injected, which are answers
-// to hostile or stray packets, never wait for room.
+// WritePacket implements stack.QueueingDiscipline, which saves the list that WritePackets needs.
+func (e endpoint) WritePacket(p *stack.PacketBuffer) tcpip.Error {
+	if !e.queue.put(p, mayWait(p)) {
+		e.s.stats.outDropped.Add(1)
+		return &tcpip.ErrNoBufferSpace{}
+	}
+	return nil
+}
+
+// WritePackets implements stack.LinkWriter.
 func (e endpoint) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
 	for i, p := range list.AsSlice() {
-		if !e.queue.put(p, mayWait(p)) {
-			e.s.stats.outDropped.Add(1)
-			return i, &tcpip.ErrNoBufferSpace{}
+		if err := e.WritePacket(p); err != nil {
+			return i, err
 		}
 	}
 	return list.Len(), nil
 }
 
+// mayWait reports whether p is worth waiting for when the queue is full. What the stack may send while a packet is
+// injected, which is answers to hostile or stray packets, is not: the goroutine that injects must go on.
 func mayWait(p *stack.PacketBuffer) bool {
 	h := p.TransportHeader().Slice()
 	switch p.TransportProtocolNumber {

@@ -211,7 +211,7 @@ func New(cfg Config) (*Stack, error) {
 }
 
 func (s *Stack) configure(ctx context.Context) error {
-	if err := s.gs.CreateNIC(nicID, endpoint{s.link}); err != nil {
+	if err := s.gs.CreateNICWithOptions(nicID, endpoint{s.link}, stack.NICOptions{QDisc: endpoint{s.link}}); err != nil {
 		return fmt.Errorf("stack: making the interface: %s", err)
 	}
 	for protocol, ep := range map[tcpip.NetworkProtocolNumber]*stack.NetworkEndpoint{
