@@ -165,8 +165,8 @@ func (d *driver) note(ev event) {
 		d.cfg.Logger.Info("path opened", "path", d.cfg.Paths[ev.path].Name(), "mtu", ev.live.conn.MTU())
 	case evFailed:
 		level := slog.LevelInfo
-		if ev.notReady {
-			level = slog.LevelDebug
+		if ev.notReady || d.m.paths[ev.path].phase != open && d.m.paths[ev.path].strikes > 0 {
+			level = slog.LevelDebug // nothing new
 		}
 		d.cfg.Logger.Log(context.Background(), level, "path failed", "path", d.cfg.Paths[ev.path].Name(), "err", ev.err)
 	}

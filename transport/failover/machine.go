@@ -17,6 +17,9 @@ const (
 	// staleOpen is how old a try to open a path must be for a change of the network to restart it. A younger one has probably seen the
 	// change.
 	staleOpen = time.Second
+
+	// tryGap is the least time between the begins of two tries for the sake of changes of the network, which come in bursts.
+	tryGap = 250 * time.Millisecond
 )
 
 // A phase is what a path is doing.
@@ -96,7 +99,8 @@ func (a action) String() string {
 type track struct {
 	phase    phase
 	try      int       // the number of the last try
-	at       time.Time // the time of the next try while waiting, of the begin while opening
+	at       time.Time // the time of the next try while waiting
+	began    time.Time // the begin of the last try
 	since    time.Time // when it was opened or failed last
 	opened   uint64    // successes
 	failed   uint64    // failures
@@ -311,12 +315,18 @@ func (m *machine) network(now time.Time) {
 		case open:
 			m.todo(doCheck, i)
 		case opening:
-			if !p.restart && now.Sub(p.at) >= staleOpen {
+			if !p.restart && now.Sub(p.began) >= staleOpen {
 				p.restart = true
 				m.todo(doCancel, i)
 			}
 		default:
-			m.wait(p, now)
+			at := p.began.Add(tryGap)
+			if at.Before(now) {
+				at = now
+			}
+			if p.phase == parked || at.Before(p.at) {
+				m.wait(p, at)
+			}
 		}
 		p.strikes = 0
 	}
@@ -375,7 +385,7 @@ func (m *machine) settle(now time.Time) (next time.Time) {
 			earliest(p.at)
 			continue
 		}
-		p.phase, p.at, p.openings = opening, now, m.openings
+		p.phase, p.began, p.openings = opening, now, m.openings
 		p.try++
 		m.todo(doOpen, i)
 	}

@@ -2,6 +2,7 @@ package failover
 
 import (
 	"io"
+	"net"
 	"sync/atomic"
 
 	"culvert.example/vpn/packet"
@@ -36,26 +37,33 @@ type reader struct {
 	size  int // of each Buf at least
 	next  int // the first packet that nobody has taken
 	end   int
-	taken chan struct{} // gets one element when all packets were taken
+	given bool          // it is with ReadBatch; belongs to the goroutine of the path
+	taken chan struct{} // gets one element when ReadBatch has taken all packets
 }
 
 func (r *reader) init() { r.taken = make(chan struct{}, 1) }
 
-// pump reads from l until it fails or the Conn ends, and returns the error of l.
+// pump reads from l until it fails or is closed or the Conn ends, and returns the error of l. It may leave r with ReadBatch: if
+// nobody reads, because nobody can write, the path must come back all the same.
 func (c *Conn) pump(r *reader, l *live) error {
 	for {
+		if r.given {
+			select {
+			case <-r.taken:
+				r.given = false
+			case <-l.closed:
+				return net.ErrClosed
+			case <-c.done:
+				return c.err
+			}
+		}
 		if size := int(c.read.size.Load()); size != r.size {
 			r.batch, r.size = packet.NewBatch(readBatch, size), size
 		}
 		n, err := l.conn.ReadBatch(r.batch)
 		if n > 0 {
-			r.next, r.end = 0, min(n, len(r.batch))
+			r.next, r.end, r.given = 0, min(n, len(r.batch)), true
 			c.read.full <- r
-			select {
-			case <-r.taken:
-			case <-c.done:
-				return c.err
-			}
 		}
 		if err == nil && n <= 0 {
 			err = io.ErrNoProgress
@@ -112,8 +120,7 @@ func (c *Conn) ReadBatch(b packet.Batch) (int, error) {
 
 // take moves packets from the rest to b and returns how many. It lets the reader go on when it is empty.
 func (c *Conn) take(b packet.Batch) int {
-	r := c.read.rest
-	n := 0
+	r, n := c.read.rest, 0
 	for n < len(b) && r.next < r.end {
 		from, to := &r.batch[r.next], &b[n]
 		r.next++

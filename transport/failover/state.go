@@ -1,11 +1,13 @@
 package failover
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // State returns what the Conn is doing.
 func (c *Conn) State() State {
-	s := *c.state.Load()
-	return c.complete(s)
+	return c.complete(*c.state.Load())
 }
 
 // complete adds what changes without run.
@@ -39,11 +41,19 @@ func (d *driver) snapshot() *State {
 	return s
 }
 
-// publish makes the state of the machine known.
+// publish makes the state of the machine known, if it is another than before.
 func (d *driver) publish() {
-	s := d.snapshot()
-	d.state.Store(s)
-	d.notify.tell(d.complete(*s))
+	s := d.complete(*d.snapshot())
+	if s.same(d.state.Load()) {
+		return
+	}
+	d.state.Store(&s)
+	d.notify.tell(s)
+}
+
+// same reports whether s and t differ in nothing but counters of packets. Errors are compared by identity; those here are pointers.
+func (s *State) same(t *State) bool {
+	return slices.Equal(s.Paths, t.Paths) && s.MTU == t.MTU && s.Down.Equal(t.Down) && s.Err == t.Err
 }
 
 // A notifier calls a function with the latest state, never twice at a time. It has a goroutine only while there is something to tell,

@@ -2,6 +2,7 @@ package heartbeat
 
 import (
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -254,4 +255,45 @@ func BenchmarkSentReceived(b *testing.B) {
 		beat.Sent(true)
 		beat.Received(true)
 	}
+}
+
+func TestNoTicking(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var looks atomic.Int32
+		b := newBeat(liveness.Config{DPD: 48 * time.Hour}, Actions{}, func() time.Time { looks.Add(1); return time.Now() })
+		b.Start()
+		time.Sleep(24 * time.Hour)
+		if n := looks.Load(); n > 3 {
+			t.Errorf("an idle channel was looked at %d times in a day", n)
+		}
+		// A busy one whose peer answers is looked at a few times a second, not with each batch.
+		before := looks.Load()
+		for range 1000 {
+			b.Sent(true)
+			b.Received(true)
+			b.Answered()
+			time.Sleep(time.Millisecond)
+		}
+		if n := looks.Load() - before; n > 20 {
+			t.Errorf("a busy channel was looked at %d times in a second", n)
+		}
+		b.Close()
+	})
+}
+
+func TestConcurrentUse(t *testing.T) {
+	b := Start(liveness.Config{DPD: 20 * time.Millisecond, Keepalive: 10 * time.Millisecond, Rekey: 10 * time.Millisecond, Load: 40 * time.Millisecond}, Actions{
+		Probe: func() error { return nil }, Keepalive: func() error { return nil }, Rekey: func() {}, Dead: func(error) {},
+	})
+	end := time.Now().Add(200 * time.Millisecond)
+	var wg sync.WaitGroup
+	for _, f := range []func(){func() { b.Sent(true) }, func() { b.Received(true) }, b.Answered, b.Check, func() { b.RTT() }} {
+		wg.Go(func() {
+			for time.Now().Before(end) {
+				f()
+			}
+		})
+	}
+	wg.Wait()
+	b.Close()
 }
