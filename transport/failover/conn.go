@@ -285,9 +285,10 @@ func (c *Conn) serve(path int, open <-chan attempt) {
 // failure returns the event of an error of a path.
 func (c *Conn) failure(path, try int, err error) event {
 	err = fmt.Errorf("%s: %w", c.cfg.Paths[path].Name(), err)
+	notReady := errors.Is(err, ErrNotReady)
 	return event{
 		kind: evFailed, path: path, try: try, err: err,
-		terminal: c.cfg.Terminal(err), notReady: errors.Is(err, ErrNotReady),
+		terminal: !notReady && c.cfg.Terminal(err), notReady: notReady,
 	}
 }
 

@@ -428,6 +428,19 @@ func TestUnreachable(t *testing.T) {
 	})
 }
 
+func TestNotReadyIsNotTerminal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dtls, tls, _ := pair()
+		dtls.set(fmt.Errorf("%w: %w", ErrNotReady, transport.ErrUnsupported))
+		c := New(Config{Paths: []Path{dtls, tls}, Terminal: func(err error) bool { return errors.Is(err, transport.ErrUnsupported) }})
+		defer c.Close()
+		mustReady(t, c)
+		if s := c.State(); s.Active != "tls" || s.Err != nil {
+			t.Errorf("State = %+v", s)
+		}
+	})
+}
+
 func TestWaitReadyContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, tls, _ := pair()

@@ -25,7 +25,8 @@ import (
 )
 
 // ErrNotReady is what the error of a Path matches that cannot be opened until another one is open, as DTLS without a session
-// made over TLS. It is tried again when another path has opened, and does not count as a failure.
+// made over TLS. It is tried again when another path has opened, and does not count as a failure. It is never terminal, whatever
+// else it matches.
 var ErrNotReady = errors.New("path is not ready")
 
 // A Path is one way to the gateway, such as DTLS or TLS.
