@@ -24,7 +24,7 @@ const (
 	leastWait  = 50 * time.Millisecond
 	mostWait   = 2 * time.Second
 	mostTime   = 6 * time.Second // for the whole search
-	mostRounds = 4               // of probes into silence
+	mostRounds = 3               // of probes into silence
 )
 
 // A search finds the largest packet that a path carries, from probes of different sizes and the answers to them. It has no
