@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"culvert.example/vpn/transport"
 	"culvert.example/vpn/transport/trust"
@@ -198,9 +199,6 @@ func (a *agent) failure(ctx context.Context, what string, err error) error {
 	if explained := trust.Explain(err, host); errors.Is(explained, transport.ErrUntrusted) {
 		return explained
 	}
-	if errors.Is(err, transport.ErrProtocol) {
-		return err
-	}
 	var op *net.OpError
 	var record tls.RecordHeaderError
 	switch {
@@ -208,9 +206,11 @@ func (a *agent) failure(ctx context.Context, what string, err error) error {
 		return fmt.Errorf("%w: %s %s: it did not finish within %s", transport.ErrUnreachable, what, host, a.timeout)
 	case ctx.Err() != nil:
 		return fmt.Errorf("login: %s %s: %w", what, host, ctx.Err())
+	case errors.Is(err, transport.ErrProtocol):
+		return err
 	case errors.As(err, &record):
 		return fmt.Errorf("%w: %s does not speak TLS: %w", transport.ErrProtocol, host, err)
-	case errors.As(err, &op) && op.Op == "remote error" && strings.Contains(err.Error(), "certificate"):
+	case errors.As(err, &op) && op.Op == "remote error" && (a.certWanted || strings.Contains(err.Error(), "certificate")):
 		// The alert has no type of its own, so its text has to do.
 		return fmt.Errorf("%w: %s wants a client certificate that it accepts: %w", transport.ErrLogin, host, err)
 	case errors.As(err, &op) && op.Op == "remote error":
@@ -276,6 +276,11 @@ func (a *agent) roundTrip(request []byte, method string) (r *reply, keep bool, e
 	if _, err := a.conn.Write(request); err != nil {
 		return nil, false, err
 	}
+	return a.readReply(method)
+}
+
+// readReply reads a reply, whole, and reports whether another one may follow on the connection.
+func (a *agent) readReply(method string) (r *reply, keep bool, err error) {
 	const maxInterim = 8
 	for range maxInterim {
 		resp, err := http.ReadResponse(a.br, &http.Request{Method: method})
@@ -283,8 +288,7 @@ func (a *agent) roundTrip(request []byte, method string) (r *reply, keep bool, e
 			return nil, false, a.malformed(err)
 		}
 		if resp.StatusCode/100 == 1 {
-			_ = resp.Body.Close() // an interim reply has no body
-			continue
+			continue // it has no body
 		}
 		body, err := a.readBody(resp)
 		if err != nil {
@@ -296,8 +300,9 @@ func (a *agent) roundTrip(request []byte, method string) (r *reply, keep bool, e
 	return nil, false, fmt.Errorf("%w: %s sends interim replies without end", transport.ErrProtocol, a.name())
 }
 
+// readBody reads the body. It does not close it, because that would read what is left of a body that is too long; a body that
+// was not read to its end costs the connection, and nothing else hangs on it.
 func (a *agent) readBody(resp *http.Response) ([]byte, error) {
-	defer resp.Body.Close()
 	if resp.ContentLength > wire.MaxDocument {
 		return nil, fmt.Errorf("%w: %s announces a reply of %d bytes, more than any login needs", transport.ErrProtocol, a.name(),
 			resp.ContentLength)
@@ -362,7 +367,7 @@ func (a *agent) takeCookies(h http.Header) {
 		pair, _, _ := strings.Cut(line, ";")
 		name, value, ok := strings.Cut(pair, "=")
 		name, value = strings.TrimSpace(name), strings.TrimSpace(value)
-		if !ok || name == "" {
+		if !ok || name == "" || strings.ContainsFunc(pair, unicode.IsControl) {
 			continue
 		}
 		for i := range a.jar {

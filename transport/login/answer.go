@@ -146,7 +146,8 @@ func (c *conversation) chooseGroup(ctx context.Context, doc *wire.Document) (opt
 		return nil, false, false, nil
 	}
 	preset := list.Selected()
-	if c.group == "" {
+	chosen := c.chosen(list)
+	if chosen < 0 {
 		f := c.form(doc.Auth)
 		field := (&input{Field: *list}).field()
 		field.Value = transport.Secret(list.Options[preset].Value)
@@ -154,23 +155,34 @@ func (c *conversation) chooseGroup(ctx context.Context, doc *wire.Document) (opt
 		if err := c.prompt(ctx, f); err != nil {
 			return nil, false, false, err
 		}
-		c.group = f.Fields[0].Value.Reveal()
+		chosen = f.Fields[0].find(f.Fields[0].Value.Reveal())
 	}
-	chosen := preset
-	for i, o := range list.Options {
-		if o.Value == c.group || o.Text == c.group {
-			chosen = i
-			break
-		}
-	}
+	c.group, c.groupText = list.Options[chosen].Value, list.Options[chosen].Text
 	// In the older dialect there is no way to ask for another form; the group goes with the answers.
 	if chosen != preset && !doc.Legacy && c.groupSelect != list.Options[chosen].Value && c.groupTries < maxGroups {
 		c.groupTries++
 		c.groupSelect = list.Options[chosen].Value
 		return nil, true, true, nil
 	}
-	c.group = list.Options[chosen].Value
 	return &list.Options[chosen], true, false, nil
+}
+
+// chosen returns the place of the chosen group in a list, or -1 if none was chosen or it is not there any more.
+func (c *conversation) chosen(list *wire.Field) int {
+	if c.group == "" {
+		return -1
+	}
+	for i, o := range list.Options {
+		if o.Value == c.group {
+			return i
+		}
+	}
+	for i, o := range list.Options {
+		if o.Text == c.groupText {
+			return i
+		}
+	}
+	return -1
 }
 
 // form returns a form for the Prompter that has the texts of a and no fields yet.

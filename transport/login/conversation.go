@@ -87,6 +87,7 @@ type conversation struct {
 	certAsked   bool   // a connection was made anew to show the certificate
 	certFail    bool   // the gateway was told that there is no certificate
 	group       string // the value of the chosen group
+	groupText   string // its text, in case the value changes
 	groupSelect string // what hello asks for
 	groupTries  int
 	empty       int

@@ -14,6 +14,8 @@ const (
 	maxDepth = 32    // elements inside one another
 	maxNodes = 16384 // elements in all
 	maxAttrs = 64    // attributes of one element
+
+	maxFields = 256 // fields of a form; what is beyond is left out
 )
 
 // Errors of ParseDocument, ParseRequest and ParseValues. Match them with errors.Is.

@@ -336,6 +336,9 @@ func textOf(n *node) Text {
 func formOf(root *node) *Form {
 	f := &Form{Method: root.attr("method"), Action: root.attr("action")}
 	root.each(func(n *node) {
+		if len(f.Fields) == maxFields {
+			return
+		}
 		switch n.name {
 		case "input":
 			field := Field{
