@@ -105,13 +105,14 @@ type inbox interface {
 
 // A streamless is a channel over any net.Conn that keeps datagrams apart: one call for each datagram.
 type streamless struct {
-	conn net.Conn
-	buf  []byte
-	got  []byte
+	conn   net.Conn
+	linger time.Duration
+	buf    []byte
+	got    []byte
 }
 
-func newStreamless(conn net.Conn) *streamless {
-	return &streamless{conn: conn, buf: make([]byte, maxDatagram)}
+func newStreamless(conn net.Conn, linger time.Duration) *streamless {
+	return &streamless{conn: conn, linger: linger, buf: make([]byte, maxDatagram)}
 }
 
 func (s *streamless) next() []byte {
@@ -154,7 +155,7 @@ func (s *streamless) interrupt() { s.conn.SetReadDeadline(time.Unix(1, 0)) }
 
 func (s *streamless) resume() { s.conn.SetReadDeadline(time.Time{}) }
 
-func (s *streamless) close() error { return s.conn.Close() }
+func (s *streamless) close() error { return retire(s.conn, s.linger) }
 
 func (s *streamless) release() {}
 

@@ -86,6 +86,11 @@ type Config struct {
 	// HandshakeTimeout bounds the handshake. 0 means 12 s.
 	HandshakeTimeout time.Duration
 
+	// Linger is how long the socket stays open after Close. 0 means 20 s, negative not at all. ocserv ends the whole
+	// session when a datagram for the client comes back as undeliverable, and it goes on sending to the old socket until
+	// data on another channel reaches it. Only a *net.UDPConn lingers. Nothing is read from it, and no goroutine waits for it.
+	Linger time.Duration
+
 	// Logger takes what happens to the channel, never a line for each packet. nil discards it.
 	Logger *slog.Logger
 }
@@ -95,6 +100,13 @@ func (c *Config) logger() *slog.Logger {
 		return slog.New(slog.DiscardHandler)
 	}
 	return c.Logger
+}
+
+func (c *Config) linger() time.Duration {
+	if c.Linger == 0 {
+		return 20 * time.Second
+	}
+	return c.Linger
 }
 
 func (c *Config) handshakeTimeout() time.Duration {

@@ -19,7 +19,7 @@ const maxKeepalive = 10 * time.Second
 func Dial(ctx context.Context, conn net.Conn, cfg Config) (*Conn, error) {
 	c, err := dial(ctx, conn, cfg)
 	if err != nil {
-		conn.Close()
+		retire(conn, cfg.linger())
 		return nil, err
 	}
 	return c, nil
@@ -41,7 +41,7 @@ func dial(ctx context.Context, conn net.Conn, cfg Config) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	ch, err := channelOver(conn, cfg.Burst, maxPlain)
+	ch, err := channelOver(conn, cfg.Burst, maxPlain, cfg.linger())
 	if err != nil {
 		return nil, fmt.Errorf("dtls: %w", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 )
 
 // socketBuffer is what is asked of the system for each direction of a socket, in bytes: 40 ms at 1 Gbit/s.
@@ -20,6 +21,18 @@ var (
 type channel interface {
 	inbox
 	outlet
+}
+
+// retire closes a socket of a client after linger, so that what the peer still sends is not answered with an ICMP message.
+func retire(conn net.Conn, linger time.Duration) error {
+	udp, ok := conn.(*net.UDPConn)
+	if !ok || linger <= 0 {
+		return conn.Close()
+	}
+	udp.SetDeadline(time.Unix(1, 0))
+	udp.SetReadBuffer(1) // what comes is thrown away as soon as there is anything
+	time.AfterFunc(linger, func() { udp.Close() })
+	return nil
 }
 
 // OpenSocket returns a new UDP socket that is connected with remote, sets DF on what it sends, and has large buffers where the

@@ -415,7 +415,8 @@ func (r *intake) message() {
 // A connectedUDP is the socket of a client: an inbox and an outlet.
 type connectedUDP struct {
 	*intake
-	sock *udpSocket
+	sock   *udpSocket
+	linger time.Duration
 }
 
 func (c connectedUDP) send(b *burst, wait bool) (int, error) { return c.sock.send(b, nil, wait) }
@@ -426,21 +427,21 @@ func (c connectedUDP) interrupt() { c.sock.conn.SetReadDeadline(time.Unix(1, 0))
 
 func (c connectedUDP) resume() { c.sock.conn.SetReadDeadline(time.Time{}) }
 
-func (c connectedUDP) close() error { return c.sock.conn.Close() }
+func (c connectedUDP) close() error { return retire(c.sock.conn, c.linger) }
 
 func (c connectedUDP) release() {}
 
 // channelOver returns the fastest way to send and receive over conn.
-func channelOver(conn net.Conn, burst, size int) (channel, error) {
+func channelOver(conn net.Conn, burst, size int, linger time.Duration) (channel, error) {
 	udp, ok := conn.(*net.UDPConn)
 	if !ok {
-		return newStreamless(conn), nil
+		return newStreamless(conn, linger), nil
 	}
 	s, err := newUDPSocket(udp, burst)
 	if err != nil {
 		return nil, err
 	}
-	return connectedUDP{intake: newIntake(s, size, false), sock: s}, nil
+	return connectedUDP{intake: newIntake(s, size, false), sock: s, linger: linger}, nil
 }
 
 // wantLocal asks for the local address of each datagram, so that answers come from the address that the peer knows.

@@ -14,7 +14,9 @@ type burstSys struct{}
 
 func (burstSys) init() {}
 
-func channelOver(conn net.Conn, _, _ int) (channel, error) { return newStreamless(conn), nil }
+func channelOver(conn net.Conn, _, _ int, linger time.Duration) (channel, error) {
+	return newStreamless(conn, linger), nil
+}
 
 // A route is where the datagrams of a session go.
 type route struct{ peer netip.AddrPort }
