@@ -377,6 +377,7 @@ func TestTranscripts(t *testing.T) {
 				fmt.Fprint(w, strings.ReplaceAll(head, "\n", "\r\n")+"\r\n\r\n"+body)
 			}))
 			cfg.Prompter = tt.answer
+			cfg.UserAgent = tt.agent
 			cfg.Device = wire.Device{Platform: "linux-64"}
 			ticket := do(t, cfg, tt.want)
 			mu.Lock()

@@ -39,6 +39,7 @@ var ocservCases = []struct {
 	answer login.Fixed
 	cert   bool // show the certificate of alice
 	direct bool // the refusal is an alert of TLS, which no tap can pass on
+	agent  string // the user agent, if it matters
 	want   error
 	group  string
 }{
@@ -46,6 +47,8 @@ var ocservCases = []struct {
 	{name: "wrong-password", answer: login.Fixed{Username: "alice", Password: "wrong"}, want: transport.ErrLogin},
 	{name: "group", config: "select-group = eng[Engineering]\nselect-group = ops\n",
 		answer: login.Fixed{Username: "alice", Password: "pass", Group: "engineering"}, group: "eng"},
+	{name: "legacy", config: "select-group = eng\nselect-group = ops\n", agent: "Open AnyConnect VPN Agent v3.20",
+		answer: login.Fixed{Username: "alice", Password: "pass", Group: "ops"}, group: "ops"},
 	{name: "certificate", config: "auth = \"certificate\"\n", cert: true},
 	{name: "no-certificate", config: "auth = \"certificate\"\n", direct: true, want: transport.ErrLogin},
 	{name: "certificate-and-password", config: "auth = \"certificate\"\nauth = \"plain[passwd=DIR/passwd]\"\n", answer: login.Fixed{Username: "alice", Password: "pass"}, cert: true},
@@ -74,6 +77,7 @@ func TestOcserv(t *testing.T) {
 				URL:            &url.URL{Scheme: "https", Host: host},
 				Prompter:       tt.answer,
 				TLS:            &tls.Config{RootCAs: roots},
+				UserAgent:      tt.agent,
 				RequestTimeout: 20 * time.Second,
 			}
 			if tt.cert {
