@@ -37,8 +37,8 @@ var ocservCases = []struct {
 	name   string
 	config string // lines for ocserv.conf
 	answer login.Fixed
-	cert   bool // show the certificate of alice
-	direct bool // the refusal is an alert of TLS, which no tap can pass on
+	cert   bool   // show the certificate of alice
+	direct bool   // the refusal is an alert of TLS, which no tap can pass on
 	agent  string // the user agent, if it matters
 	want   error
 	group  string
@@ -64,6 +64,7 @@ func TestOcserv(t *testing.T) {
 	}
 	for _, tt := range ocservCases {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel() // ocserv takes its time to start and to stop
 			dir := t.TempDir()
 			roots, client := authority(t, dir)
 			addr := startOcserv(t, dir, tt.config)
