@@ -164,12 +164,12 @@ func (s *search) conclude(now time.Duration) {
 			s.hi, s.tries = min(s.hi, size), 0
 		}
 		switch {
-		case s.hi-max(s.lo, s.floor) <= nearEnough && s.lo >= s.floor, s.hi <= s.floor:
+		case s.hi <= s.floor, s.lo >= s.floor && s.hi-s.lo <= nearEnough:
 			s.finished = true
-		case s.lo == 0 && s.hi <= s.ceiling && s.hi-s.floor <= 2*nearEnough:
+		case s.lo < s.floor:
 			s.out = []int{s.floor}
 		default:
-			s.out = []int{(max(s.lo, s.floor) + s.hi) / 2}
+			s.out = []int{(s.lo + s.hi) / 2}
 		}
 	}
 }
@@ -200,13 +200,11 @@ func (s *search) spread() {
 // answer takes note of an answer with a payload of n bytes; echo says that it repeats one of the probes.
 func (s *search) answer(now time.Duration, n int, echo bool) {
 	s.answered = true
+	s.measure(now)
 	if !echo {
-		if s.short++; s.stage == halve {
-			s.measure(now)
-		}
+		s.short++
 		return
 	}
-	s.measure(now)
 	s.echoes = true
 	if n < s.hi && n >= s.floor {
 		s.lo = max(s.lo, n)
@@ -249,6 +247,8 @@ func (s *search) result() (int, error) {
 		return s.lo, nil
 	case !s.answered && s.hi > s.ceiling:
 		return s.ceiling, nil // a peer that does not answer says nothing about sizes
+	case s.hi > s.floor:
+		return s.floor, nil // time ran out before the least size was tried
 	}
 	return 0, fmt.Errorf("%w: %d bytes", ErrPathTooNarrow, s.floor)
 }
