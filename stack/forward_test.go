@@ -261,3 +261,19 @@ func TestForwardLimits(t *testing.T) {
 		t.Errorf("%d pings were answered, want 2", n)
 	}
 }
+
+// everything returns the configuration of a stack that accepts all flows.
+func everything(addrs ...netip.Addr) Config {
+	drain := func(c net.Conn, err error) {
+		if err == nil {
+			io.Copy(io.Discard, c)
+			c.Close()
+		}
+	}
+	return Config{
+		Addresses: prefixes(addrs...), MTU: 1400, UDPIdle: 10 * time.Millisecond, MaxPending: 64, MaxFlows: 64,
+		AcceptTCP:  func(_ context.Context, r *TCPRequest) { drain(r.Accept()) },
+		AcceptUDP:  func(_ context.Context, r *UDPRequest) { drain(r.Accept()) },
+		AcceptPing: func(_ context.Context, r *PingRequest) { r.Reply() },
+	}
+}

@@ -57,7 +57,6 @@ func newLink(s *Stack, mtu int) *link {
 func (l *link) ReadBatch(b packet.Batch) (n int, err error) {
 	l.readMu.Lock()
 	defer l.readMu.Unlock()
-	mtu := int(l.mtu.Load())
 	for n < len(b) {
 		if l.cut.active() {
 			k, ok := l.cut.fill(b[n:])
@@ -69,7 +68,7 @@ func (l *link) ReadBatch(b packet.Batch) (n int, err error) {
 		}
 		if l.next == l.count {
 			l.next = 0
-			l.count, err = l.queue.take(l.taken[:], (len(b)-n)*mtu, n == 0)
+			l.count, err = l.queue.take(l.taken[:], (len(b)-n)*int(l.mtu.Load()), n == 0)
 			if err != nil {
 				if n > 0 {
 					break
@@ -83,6 +82,7 @@ func (l *link) ReadBatch(b packet.Batch) (n int, err error) {
 		p := l.taken[l.next]
 		l.taken[l.next] = nil
 		l.next++
+		mtu := int(l.mtu.Load()) // of now: it may have changed while this waited
 		if needsCutting(p, mtu) {
 			l.cut.start(p, mtu)
 			continue
