@@ -739,6 +739,62 @@ func TestUDPAnnouncedPort(t *testing.T) {
 	}
 }
 
+// TestUDPFamilies checks that BND.ADDR can be reached whatever the listener is bound to, and however the client came.
+func TestUDPFamilies(t *testing.T) {
+	echo := echoUDP(t)
+	for _, tt := range []struct{ listen, dial string }{{"[::1]:0", "::1"}, {":0", "127.0.0.1"}, {":0", "::1"}, {"0.0.0.0:0", "127.0.0.1"}} {
+		t.Run(tt.listen+" "+tt.dial, func(t *testing.T) {
+			l, err := net.Listen("tcp", tt.listen)
+			if err != nil {
+				t.Skip("no such address here: ", err)
+			}
+			s := &Server{Dial: (&world{}).dial, AllowOpen: true}
+			served := make(chan error, 1)
+			go func() { served <- s.Serve(l) }()
+			defer func() { s.Close(); <-served }()
+			_, port, _ := net.SplitHostPort(l.Addr().String())
+			c, err := net.Dial("tcp", net.JoinHostPort(tt.dial, port))
+			if err != nil {
+				t.Skip("no such address here: ", err)
+			}
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(5 * time.Second))
+			c.Write([]byte{5, 1, 0})
+			expect(t, c, []byte{5, 0})
+			c.Write([]byte{5, cmdAssociate, 0, atypIPv6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+			head := make([]byte, 3)
+			if _, err := io.ReadFull(c, head); err != nil || head[1] != repSucceeded {
+				t.Fatalf("reply %x, %v", head, err)
+			}
+			bound := make([]byte, 19)
+			n := 7
+			if want := netip.MustParseAddr(tt.dial); want.Is6() {
+				n = 19
+			}
+			if _, err := io.ReadFull(c, bound[:n]); err != nil {
+				t.Fatal(err)
+			}
+			relay, rest, err := parseAddress(bound[:n])
+			if err != nil || len(rest) != 0 || relay.addr.String() != tt.dial {
+				t.Fatalf("BND.ADDR is %v, %v", relay, err)
+			}
+			uc, err := net.Dial("udp", relay.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer uc.Close()
+			sent := datagram(0, echo.Addr(), echo.Port(), "hello")
+			uc.Write(sent)
+			uc.SetReadDeadline(time.Now().Add(2 * time.Second))
+			got := make([]byte, 1500)
+			m, err := uc.Read(got)
+			if err != nil || !bytes.Equal(got[:m], sent) {
+				t.Errorf("%q, %v", got[:m], err)
+			}
+		})
+	}
+}
+
 // TestUDPFlows checks that flows end when idle, that too many evict the oldest, and that a slow Dial loses nothing it need not.
 func TestUDPFlows(t *testing.T) {
 	echo := echoUDP(t)
