@@ -38,24 +38,26 @@ func destination(p []byte) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// fromClient passes on packets that s may send: to another client, or to the stack that ends all flows.
+// fromClient passes on packets that s may send: to another client, or to the stack that ends all flows, also those to other clients that
+// are not allowed, so that they are refused and do not wait in vain.
 func (srv *Server) fromClient(s *session, b packet.Batch) {
 	// A batch seldom has a packet for another client, and goes to the stack as it is then.
 	start := 0
 	for i := range b {
+		if !srv.cfg.ClientToClient {
+			break
+		}
 		dst, ok := destination(b[i].Bytes())
 		if !ok {
 			continue // the stack counts it as malformed
 		}
-		to, pooled := srv.table.owner(dst)
-		if !pooled || srv.table.isOwn(dst) {
+		to, _ := srv.table.owner(dst)
+		if to == nil || to == s {
 			continue
 		}
 		srv.toStack(b[start:i])
 		start = i + 1
-		if srv.cfg.ClientToClient && to != nil && to != s {
-			to.send(b[i : i+1])
-		}
+		to.send(b[i : i+1])
 	}
 	srv.toStack(b[start:])
 }

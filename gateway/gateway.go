@@ -454,18 +454,6 @@ func (s *Server) Renumber(id string) error {
 	return nil
 }
 
-// Listen listens inside the tunnel, for TCP connections of clients to the given address, such as "10.20.0.1:80". An empty
-// or unspecified host means the gateway's own inner addresses. The network is tcp, tcp4 or tcp6.
-func (s *Server) Listen(network, address string) (net.Listener, error) {
-	return s.stack.Listen(network, address)
-}
-
-// ListenPacket listens inside the tunnel, for UDP datagrams of clients to the given address, such as "10.20.0.1:53".
-// The network is udp, udp4 or udp6.
-func (s *Server) ListenPacket(network, address string) (net.PacketConn, error) {
-	return s.stack.ListenPacket(network, address)
-}
-
 // DialContext connects from the gateway's inner address to a client, or to what the program itself serves inside the
 // tunnel. The network is tcp, udp or ping, each also with 4 or 6 behind it, and the host an IP literal.
 func (s *Server) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
@@ -487,7 +475,9 @@ func (s *Server) Addresses() []netip.Addr {
 func (s *Server) Shutdown(ctx context.Context) error {
 	var err error
 	if web := s.stopServing(); web != nil {
-		err = web.Shutdown(ctx)
+		if err = web.Shutdown(ctx); errors.Is(err, net.ErrClosed) {
+			err = nil // its listener is closed already
+		}
 	}
 	for _, sess := range s.table.all() {
 		sess.steal()

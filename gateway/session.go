@@ -294,16 +294,6 @@ func (t *table) owner(a netip.Addr) (s *session, pooled bool) {
 	return nil, false
 }
 
-// isOwn reports whether a is an inner address of the gateway itself.
-func (t *table) isOwn(a netip.Addr) bool {
-	for _, p := range t.pools {
-		if p.own == a {
-			return true
-		}
-	}
-	return false
-}
-
 // prefixOf returns the prefix of the pool that a comes from.
 func (t *table) prefixOf(a netip.Addr) netip.Prefix {
 	for _, p := range t.pools {

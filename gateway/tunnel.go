@@ -116,7 +116,7 @@ func (s *session) open(conn *cstp.Conn, remote netip.AddrPort, mtu int) bool {
 	s.mu.Lock()
 	if s.ended {
 		s.mu.Unlock()
-		conn.Close()
+		conn.Disconnect(wire.ReasonError, "the session is over")
 		return false
 	}
 	s.tunnel = t
