@@ -11,13 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/net/nettest"
 
 	"culvert.example/vpn/packet"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
 	alice4 = netip.MustParseAddr("10.9.0.1")
