@@ -41,6 +41,7 @@ type Conn struct {
 	mark  uint32 // of the probes of this Conn
 
 	floor, ceiling int
+	outer          int // size of the headers of IP and UDP
 	mtu            atomic.Int64
 
 	// seq is the number of the next record. Packets and control frames are sealed independently of each other, and draw
@@ -140,6 +141,7 @@ func newConn(p connParams) (*Conn, error) {
 	if c.limit = rekeySequence; !p.client {
 		c.limit = 2 * rekeySequence
 	}
+	c.outer = p.outer
 	c.ceiling = maxPlain - 1
 	if p.mtu > 0 {
 		c.ceiling = min(c.ceiling, p.mtu)
@@ -303,13 +305,10 @@ func (c *Conn) writeFailed(err error, n int) error {
 	}
 	// The way to the peer has changed, and its first part takes less than before.
 	limit := n - 1
-	if path := c.out.pathMTU(); path > 0 {
-		limit = min(limit, path-40-8-c.suite.overhead()-1)
+	if l := c.localLimit(); l > 0 {
+		limit = min(limit, l)
 	}
 	if limit < c.floor {
-		limit = c.floor
-	}
-	if limit >= n {
 		err = fmt.Errorf("%w: %d bytes", ErrPathTooNarrow, n)
 		c.fail(err)
 		return err
@@ -317,6 +316,14 @@ func (c *Conn) writeFailed(err error, n int) error {
 	c.lower(limit)
 	c.measure()
 	return packet.ErrTooBig
+}
+
+// localLimit is how large a packet may be for the system to send it, in bytes, or 0 if that is unknown.
+func (c *Conn) localLimit() int {
+	if path := c.out.pathMTU(); path > 0 {
+		return max(path-c.outer-c.suite.overhead()-1, 1)
+	}
+	return 0
 }
 
 func (c *Conn) lower(mtu int) {
@@ -561,6 +568,13 @@ func (c *Conn) repeatFinal() {
 // probe sends a request that is padded to the MTU, so that the answer shows that packets of that size still arrive. From the
 // second one without an echo on, a small one goes with it: if that is answered, the path lives and has become narrower.
 func (c *Conn) probe() error {
+	if c.searching.Load() {
+		// The search sends probes enough, and an answer to another one could mislead it.
+		if c.echoes.Load() {
+			return c.sendProbe(smallProbe)
+		}
+		return nil
+	}
 	c.controlMu.Lock()
 	c.sinceEcho++
 	since := c.sinceEcho
@@ -572,7 +586,7 @@ func (c *Conn) probe() error {
 		c.measure()
 	}
 	if since > 1 || err != nil {
-		return c.sendProbe(min(smallProbe, c.floor))
+		return c.sendProbe(smallProbe)
 	}
 	return nil
 }
@@ -627,14 +641,41 @@ func (c *Conn) measure() {
 		c.searching.Store(false)
 		return
 	}
-	c.work.Go(func() {
-		defer c.searching.Store(false)
-		c.search()
-	})
+	c.work.Go(func() { c.searchAndAgain(func() {}) })
 }
 
-// search finds the MTU. Somebody must be reading meanwhile.
-func (c *Conn) search() {
+// searchAgain is when the search is repeated that nobody answered, and how often.
+const (
+	searchAgain  = 3 * time.Second
+	searchRounds = 3
+)
+
+// searchAndAgain finds the MTU, and calls first when that is done for the first time. A peer may be deaf at first: openconnect
+// answers nobody before it has set up its interface.
+func (c *Conn) searchAndAgain(first func()) {
+	for i := range searchRounds {
+		answered := c.search()
+		c.searching.Store(false)
+		if i == 0 {
+			first()
+		}
+		if answered {
+			return
+		}
+		select {
+		case <-time.After(searchAgain << i):
+		case <-c.ended:
+			return
+		}
+		if !c.searching.CompareAndSwap(false, true) {
+			return
+		}
+	}
+	c.searching.Store(false)
+}
+
+// search finds the MTU, and reports whether the peer answered. Somebody must be reading meanwhile.
+func (c *Conn) search() bool {
 	for len(c.answers) > 0 {
 		<-c.answers
 	}
@@ -651,6 +692,11 @@ func (c *Conn) search() {
 		for _, size := range send {
 			if errors.Is(c.sendProbe(size), errTooBig) {
 				s.tooBig(size)
+				if l := c.localLimit(); l > 0 && l < size {
+					s.limit(l)
+					next = now()
+					break
+				}
 			}
 		}
 		timer.Reset(next - now())
@@ -659,16 +705,17 @@ func (c *Conn) search() {
 		case a := <-c.answers:
 			s.answer(now(), a.size, a.echo)
 		case <-c.ended:
-			return
+			return true
 		}
 	}
 	mtu, err := s.result()
 	if err != nil {
 		c.fail(err)
-		return
+		return true
 	}
 	if old := c.MTU(); mtu != old {
 		c.log.Info("DTLS channel: MTU found", "mtu", mtu, "before", old)
 	}
 	c.mtu.Store(int64(mtu))
+	return s.answered
 }

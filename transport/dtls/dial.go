@@ -108,13 +108,9 @@ func (c *Conn) settle(ctx context.Context, early [][]byte) error {
 	defer c.readMu.Unlock()
 	stop := context.AfterFunc(ctx, func() { c.fail(context.Cause(ctx)) })
 	defer stop()
-	c.beat.Start()
 	c.searching.Store(true)
-	c.work.Go(func() {
-		c.search()
-		c.searching.Store(false)
-		c.in.interrupt()
-	})
+	c.beat.Start()
+	c.work.Go(func() { c.searchAndAgain(c.in.interrupt) })
 	c.early = packet.NewBatch(earlyPackets, c.ceiling)
 	c.unread(early)
 	for {

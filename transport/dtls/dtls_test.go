@@ -37,11 +37,17 @@ func newGateway(t testing.TB, s *ServerSession) *gateway {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serve(t, pc, s)
+}
+
+func serve(t testing.TB, pc *net.UDPConn, s *ServerSession) *gateway {
+	t.Helper()
 	g := &gateway{session: s, id: bytes.Repeat([]byte{7}, 32), accepted: make(chan served, 16)}
 	if s.MTU == 0 {
 		s.MTU = testMTU
 	}
 	s.Accept = func(c *Conn) { g.accepted <- served{c, pumpFrom(c)} }
+	var err error
 	g.Listener, err = Listen(pc, ListenerConfig{Lookup: func(id []byte) *ServerSession {
 		if !bytes.Equal(id, g.id) {
 			return nil

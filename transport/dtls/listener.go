@@ -392,8 +392,8 @@ func (l *Listener) handshake(a *attempt, s *ServerSession, to *route) {
 		p.push(d)
 	}
 	p.wake()
-	p.conn.beat.Start()
 	p.conn.measure()
+	p.conn.beat.Start()
 	log.Debug("DTLS channel is up", "cipher", out.keys.suite.name, "mtu", p.conn.MTU())
 	s.Accept(p.conn)
 }

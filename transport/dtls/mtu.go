@@ -23,6 +23,7 @@ const (
 	firstWait  = 250 * time.Millisecond // for an answer while the round-trip time is unknown
 	leastWait  = 50 * time.Millisecond
 	mostWait   = 2 * time.Second
+	quietWait  = 500 * time.Millisecond
 	mostTime   = 6 * time.Second // for the whole search
 	mostRounds = 3               // of probes into silence
 )
@@ -42,7 +43,10 @@ const (
 //	       └────────┘ └────────┘
 //
 // Peers that repeat the whole probe are searched with eight sizes at once. Others answer with one byte whatever came; they are
-// sent one probe at a time, so that an answer shows that this one arrived.
+// sent one size at a time, so that the number of answers shows whether it arrived.
+//
+// Each round has a small probe as well. If that is not answered either, the peer is busy or the path is down for a moment,
+// and nothing follows about sizes: openconnect, for one, answers nobody while it searches itself.
 type search struct {
 	floor, ceiling int
 	lo, hi         int // the largest size known to pass, 0 for none; the smallest known not to, ceiling+1 for none
@@ -50,7 +54,8 @@ type search struct {
 	stage    stage
 	out      []int // sizes whose answer is awaited, ascending
 	short    int   // brief answers in this round
-	tries    int   // rounds with the same probes
+	tries    int   // rounds with the same probes that were answered in part
+	quiet    int   // rounds in succession without any answer
 	sent     time.Duration
 	deadline time.Duration
 	end      time.Duration
@@ -80,7 +85,8 @@ func (s *search) wait() time.Duration {
 	if s.rtt == 0 {
 		return min(firstWait<<s.tries, mostWait)
 	}
-	return min(max(2*s.rtt, s.rtt+leastWait), mostWait) << min(s.tries, 1)
+	once := min(max(2*s.rtt, s.rtt+leastWait), mostWait)
+	return max(once, min(once<<min(s.tries+s.quiet, 4), quietWait))
 }
 
 // step returns the sizes to send probes of now, and when to call step again if no answer comes. It reports done when the
@@ -109,7 +115,7 @@ func (s *search) settled() bool {
 	case fan:
 		return len(s.out) == 0
 	}
-	return s.short > 0
+	return s.short >= 2 || s.short == 1 && s.out[1] >= s.hi
 }
 
 // conclude draws the conclusions from a round and chooses the probes of the next, or finishes.
@@ -118,65 +124,78 @@ func (s *search) conclude(now time.Duration) {
 		s.finished = true
 		return
 	}
+	refused := s.hi <= s.ceiling // by the system
 	switch s.stage {
 	case greet:
 		switch {
 		case s.out == nil:
 			s.out = []int{min(smallProbe, s.ceiling), s.ceiling}
-		case s.short >= 2:
+		case s.short >= 2 && !refused:
 			// Both came through, and the peer does not say how large they were.
 			s.lo, s.finished = s.ceiling, true
-		case s.echoes && (s.short > 0 || s.tries > 0 || s.hi <= s.ceiling):
+		case s.echoes && (s.short > 0 || s.tries > 0 || refused):
 			// The small one was repeated. If there was a brief answer as well, the peer cannot send one so large back.
 			s.hi = min(s.hi, s.ceiling)
 			s.stage, s.tries = fan, 0
 			s.spread()
-		case !s.echoes && s.short == 1 && s.tries > 0:
+		case s.short > 0 && (s.tries > 0 || refused):
 			s.stage, s.tries = halve, 0
-			s.hi = s.ceiling + 1
-			s.out = []int{s.ceiling}
+			s.try(s.ceiling)
 		case s.tries+1 >= mostRounds:
 			s.finished = true
 		default:
 			s.tries++
 		}
 	case fan:
+		if len(s.out) > 0 && s.out[0] == smallProbe {
+			s.quiet++
+			return
+		}
+		s.quiet = 0
 		if len(s.out) > 0 && s.tries == 0 {
 			s.tries++ // once more, in case that they were lost
+			s.out = append([]int{smallProbe}, s.out...)
 			return
 		}
 		for _, n := range s.out {
-			if n > s.lo {
-				s.hi = min(s.hi, n)
-			}
+			s.hi = min(s.hi, n)
 		}
 		s.tries = 0
 		s.spread()
 	case halve:
-		size := s.out[0]
+		size := s.out[1]
 		switch {
-		case s.short > 0:
-			s.lo, s.tries = max(s.lo, size), 0
+		case size >= s.hi: // refused
+		case s.short >= 2:
+			s.lo = max(s.lo, size)
+		case s.short == 0:
+			s.quiet++
+			return
 		case s.tries < 2:
+			s.quiet = 0
 			s.tries++
 			return
 		default:
-			s.hi, s.tries = min(s.hi, size), 0
+			s.hi = min(s.hi, size)
 		}
+		s.tries, s.quiet = 0, 0
 		switch {
 		case s.hi <= s.floor, s.lo >= s.floor && s.hi-s.lo <= nearEnough:
 			s.finished = true
 		case s.lo < s.floor:
-			s.out = []int{s.floor}
+			s.try(s.floor)
 		default:
-			s.out = []int{(s.lo + s.hi) / 2}
+			s.try((s.lo + s.hi) / 2)
 		}
 	}
 }
 
+// try makes the next round one of this size.
+func (s *search) try(size int) { s.out = []int{smallProbe, size} }
+
 // spread chooses the sizes of the next round between lo and hi, or finishes.
 func (s *search) spread() {
-	s.out = s.out[:0]
+	s.out = []int{smallProbe}
 	if s.hi <= s.floor || s.lo >= s.floor && s.hi-s.lo <= nearEnough {
 		s.finished = true
 		return
@@ -188,11 +207,11 @@ func (s *search) spread() {
 	}
 	for i := 1; i <= fanOut; i++ {
 		n := from + (s.hi-from)*i/(fanOut+1)
-		if n > from && n < s.hi && (len(s.out) == 0 || n > s.out[len(s.out)-1]) {
+		if n > from && n < s.hi && n > s.out[len(s.out)-1] {
 			s.out = append(s.out, n)
 		}
 	}
-	if len(s.out) == 0 {
+	if len(s.out) == 1 {
 		s.finished = true
 	}
 }
@@ -234,6 +253,13 @@ func (s *search) tooBig(n int) {
 	s.out = rest
 }
 
+// limit begins anew with packets of at most n bytes, since the system is known to send no larger ones.
+func (s *search) limit(n int) {
+	s.ceiling, s.hi = n, n+1
+	s.lo, s.stage, s.out, s.tries, s.quiet, s.deadline = 0, greet, nil, 0, 0, 0
+	s.finished = n < s.floor
+}
+
 func (s *search) measure(now time.Duration) {
 	if d := now - s.sent; d > 0 && (s.rtt == 0 || d < s.rtt || s.tries == 0) {
 		s.rtt = min(d, mostWait)
@@ -243,6 +269,7 @@ func (s *search) measure(now time.Duration) {
 // result returns the size that was found.
 func (s *search) result() (int, error) {
 	switch {
+	case s.ceiling < s.floor:
 	case s.lo >= s.floor:
 		return s.lo, nil
 	case !s.answered && s.hi > s.ceiling:

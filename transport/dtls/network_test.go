@@ -533,7 +533,7 @@ func TestDead(t *testing.T) {
 func TestRekey(t *testing.T) {
 	g := newGateway(t, &ServerSession{PSK: testPSK()})
 	cfg := g.config()
-	cfg.Beat.Rekey = 300 * time.Millisecond
+	cfg.Beat.Rekey = time.Second
 	client := mustDial(t, g.addr(), cfg)
 	server := g.take(t)
 	cp := pumpFrom(client)
@@ -595,4 +595,29 @@ func TestStreamless(t *testing.T) {
 	}
 	defer client.Close()
 	exchange(t, client, g.take(t))
+}
+
+// TestIPv6 serves IPv4 and IPv6 from one socket that is bound to no address, as gateways do.
+func TestIPv6(t *testing.T) {
+	pc, err := net.ListenUDP("udp", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := pc.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+	g := serve(t, pc, &ServerSession{PSK: testPSK()})
+	for _, addr := range []string{"127.0.0.2", "::1"} {
+		sock, err := OpenSocket(t.Context(), nil, netip.AddrPortFrom(netip.MustParseAddr(addr), port))
+		if addr == "::1" && err != nil {
+			t.Skip("this machine has no IPv6:", err)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		client, err := Dial(t.Context(), sock, g.config())
+		if err != nil {
+			t.Fatalf("%s: %v", addr, err)
+		}
+		exchange(t, client, g.take(t))
+		client.Close()
+	}
 }

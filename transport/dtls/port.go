@@ -2,6 +2,7 @@ package dtls
 
 import (
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -171,7 +172,19 @@ func (p *port) resume() { p.stopped.Store(false) }
 
 func (p *port) send(b *burst, wait bool) (int, error) { return p.l.sock.send(b, p.to.Load(), wait) }
 
-func (p *port) pathMTU() int { return 0 }
+// pathMTU asks with a socket of its own, since the one of the Listener is not connected with anybody. That is slow, and rarely needed.
+func (p *port) pathMTU() int {
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(p.peer()))
+	if err != nil {
+		return 0
+	}
+	defer c.Close()
+	s, err := newUDPSocket(c, 1)
+	if err != nil {
+		return 0
+	}
+	return s.pathMTU()
+}
 
 // close ends the port. What is being read stays valid until release.
 func (p *port) close() error {
