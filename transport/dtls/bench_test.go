@@ -13,7 +13,6 @@ func BenchmarkWrite(b *testing.B) {
 	for _, burst := range []int{1, 8, 32} {
 		b.Run(map[int]string{1: "burst=1", 8: "burst=8", 32: "burst=32"}[burst], func(b *testing.B) {
 			g := newGateway(b, &ServerSession{PSK: testPSK()})
-			g.session.Accept = func(c *Conn) { g.accepted <- served{Conn: c, pump: pumpFrom(c)} }
 			cfg := g.config()
 			cfg.Burst = burst
 			cfg.Beat = liveness.Config{Load: -1}
@@ -38,9 +37,8 @@ func BenchmarkWrite(b *testing.B) {
 func BenchmarkExchange(b *testing.B) {
 	for _, way := range []string{"up", "down"} {
 		b.Run(way, func(b *testing.B) {
-			g := newGateway(b, &ServerSession{PSK: testPSK()})
 			accepted := make(chan *Conn, 1)
-			g.session.Accept = func(c *Conn) { accepted <- c }
+			g := newGateway(b, &ServerSession{PSK: testPSK(), Accept: func(c *Conn) { accepted <- c }})
 			client := mustDialQuiet(b, g, accepted)
 			server := <-accepted
 			defer server.Close()

@@ -46,7 +46,9 @@ func serve(t testing.TB, pc *net.UDPConn, s *ServerSession) *gateway {
 	if s.MTU == 0 {
 		s.MTU = testMTU
 	}
-	s.Accept = func(c *Conn) { g.accepted <- served{c, pumpFrom(c)} }
+	if s.Accept == nil {
+		s.Accept = func(c *Conn) { g.accepted <- served{c, pumpFrom(c)} }
+	}
 	var err error
 	g.Listener, err = Listen(pc, ListenerConfig{Lookup: func(id []byte) *ServerSession {
 		if !bytes.Equal(id, g.id) {
