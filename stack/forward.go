@@ -50,6 +50,7 @@ func (s *Stack) begin(pending *atomic.Int64) bool {
 	if pending.Add(1) > int64(s.cfg.MaxPending) {
 		pending.Add(-1)
 		s.stats.requestsDropped.Add(1)
+		s.warn()
 		return false
 	}
 	return true
@@ -60,9 +61,16 @@ func (s *Stack) enter() (leave func(), ok bool) {
 	if s.flows.Add(1) > int64(s.cfg.MaxFlows) {
 		s.flows.Add(-1)
 		s.stats.flowsRefused.Add(1)
+		s.warn()
 		return nil, false
 	}
 	return func() { s.flows.Add(-1) }, true
+}
+
+func (s *Stack) warn() {
+	if !s.warned.Swap(true) {
+		s.log.Warn("stack: a limit of flows was reached, further ones are refused", "flows", s.cfg.MaxFlows, "pending", s.cfg.MaxPending)
+	}
 }
 
 // unicast reports whether a host can be at a.

@@ -201,6 +201,8 @@ func TestForwardPing(t *testing.T) {
 			t.Errorf("Ping(%v) = %v, %v", a, d, err)
 		}
 	}
+	_, err := client.DialContext(soon(t), "tcp", "198.51.100.7:80")
+	wantOp(t, err, syscall.ECONNREFUSED, false)
 	for _, a := range []string{"198.51.100.8", "2001:db8::8"} {
 		_, err := client.Ping(soon(t), netip.MustParseAddr(a))
 		wantOp(t, err, syscall.EHOSTUNREACH, false)

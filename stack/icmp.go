@@ -5,7 +5,10 @@ import (
 	"net/netip"
 	"syscall"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"culvert.example/vpn/packet"
 )
@@ -115,6 +118,56 @@ func unreachableError(m []byte, ip *ipInfo) error {
 	}
 	return syscall.EHOSTUNREACH
 }
+
+// hostUnreachable is an ICMPv6 error that the stack does not understand by itself.
+type hostUnreachable struct{ code byte }
+
+var _ stack.TransportError = hostUnreachable{}
+
+func (hostUnreachable) Origin() tcpip.SockErrOrigin { return tcpip.SockExtErrorOriginICMP6 }
+func (hostUnreachable) Type() uint8                 { return unreachable6 }
+func (e hostUnreachable) Code() uint8               { return e.code }
+func (hostUnreachable) Info() uint32                { return 0 }
+func (hostUnreachable) Kind() stack.TransportErrorKind {
+	return stack.DestinationHostUnreachableTransportError
+}
+
+// tellUnreachable tells the connection that the ICMPv6 error p concerns that its peer cannot be reached, if p is one of
+// those that the stack ignores: the host does not answer, or a filter or policy forbids. It reports whether p is.
+func (s *Stack) tellUnreachable(pkt *stack.PacketBuffer) bool {
+	if pkt.NetworkProtocolNumber != header.IPv6ProtocolNumber {
+		return false
+	}
+	v := pkt.ToView()
+	defer v.Release()
+	p := v.AsSlice()
+	if len(p) < headerLen6+icmpHeaderLen {
+		return false
+	}
+	m := p[headerLen6:]
+	if m[0] != unreachable6 || m[1] == codeNoRoute6 || m[1] == codePort6 {
+		return false
+	}
+	quoted := m[icmpHeaderLen:]
+	if len(quoted) < headerLen6+8 || quoted[0]>>4 != 6 || quoted[6] != protoTCP {
+		return true
+	}
+	inner := ipInfo{v6: true}
+	local, remote := inner.addresses(quoted)
+	if !s.owns(local) {
+		return true
+	}
+	ep := s.gs.FindTransportEndpoint(header.IPv6ProtocolNumber, header.TCPProtocolNumber, stack.TransportEndpointID{
+		LocalAddress: fromAddr6(local), LocalPort: binary.BigEndian.Uint16(quoted[headerLen6:]),
+		RemoteAddress: fromAddr6(remote), RemotePort: binary.BigEndian.Uint16(quoted[headerLen6+2:]),
+	}, nicID)
+	if ep != nil {
+		ep.HandleError(hostUnreachable{m[1]}, pkt)
+	}
+	return true
+}
+
+func fromAddr6(a netip.Addr) tcpip.Address { return tcpip.AddrFrom16(a.As16()) }
 
 // sealICMP writes the checksum of the message m.
 func sealICMP(m []byte, src, dst netip.Addr) {

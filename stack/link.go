@@ -105,11 +105,11 @@ func (l *link) ReadBatch(b packet.Batch) (n int, err error) {
 
 // WriteBatch implements packet.Writer.
 func (l *link) WriteBatch(b packet.Batch) (int, error) {
+	l.writeMu.Lock()
+	defer l.writeMu.Unlock()
 	if l.closed.Load() {
 		return 0, net.ErrClosed
 	}
-	l.writeMu.Lock()
-	defer l.writeMu.Unlock()
 	l.merge.reset(len(b))
 	var size int
 	for i := range b {
@@ -160,7 +160,11 @@ func (l *link) deliverErrors(done <-chan struct{}) {
 	for {
 		select {
 		case p := <-l.errors:
-			l.inject(p)
+			if l.s.tellUnreachable(p) {
+				p.DecRef()
+			} else {
+				l.inject(p)
+			}
 		case <-done:
 			for {
 				select {
@@ -240,10 +244,13 @@ func (l *link) send(p []byte, wait bool) bool {
 	return true
 }
 
-// Close implements packet.Conn.
+// Close implements packet.Conn. When it returns, no packet is being injected any more, nor will be.
 func (l *link) Close() error {
 	l.closed.Store(true)
 	l.queue.close()
+	l.writeMu.Lock()
+	l.merge = coalescer{} // the lock has waited for the WriteBatch that went on
+	l.writeMu.Unlock()
 	l.readMu.Lock()
 	defer l.readMu.Unlock()
 	l.cut.stop()

@@ -373,7 +373,6 @@ func TestSlowTunnel(t *testing.T) {
 	bob.Close()
 	bulk.Wait()
 	pumps.Wait()
-	t.Logf("%+v", alice.Stats())
 }
 
 func TestLinkClose(t *testing.T) {

@@ -112,6 +112,8 @@ type Stack struct {
 	pings pinger
 	stats counters
 	flows atomic.Int64
+	// warned is whether the log says that a limit was reached. It says so once, since whoever reaches it may be hostile.
+	warned atomic.Bool
 
 	pendingUDP, pendingPing atomic.Int64
 	acceptPing              func(*PingRequest) // nil if pings to foreign addresses are rejected
@@ -291,6 +293,7 @@ func (s *Stack) SetMTU(mtu int) error {
 		return err
 	}
 	s.link.mtu.Store(uint32(mtu))
+	s.log.Debug("stack: MTU changed", "mtu", mtu)
 	return nil
 }
 
@@ -338,6 +341,7 @@ func (s *Stack) SetAddresses(addrs []netip.Prefix) error {
 		}
 	}
 	s.addrs.Store(&next)
+	s.log.Debug("stack: addresses changed", "addresses", next)
 	s.abortOrphans(old, next)
 	return nil
 }

@@ -163,8 +163,12 @@ func TestErrors(t *testing.T) {
 	wantOp(t, err, context.DeadlineExceeded, true)
 
 	four := newStack(t, Config{Addresses: prefixes(alice4)})
-	_, err = four.DialContext(ctx, "tcp", "[fd09::2]:9")
-	wantOp(t, err, nil, false)
+	for _, network := range []string{"tcp", "udp"} {
+		_, err = four.DialContext(ctx, network, "[fd09::2]:9")
+		wantOp(t, err, syscall.ENETUNREACH, false)
+	}
+	_, err = four.Ping(ctx, bob6)
+	wantOp(t, err, syscall.ENETUNREACH, false)
 
 	for _, bad := range []struct{ network, address string }{
 		{"tcp", "bob:1"}, {"tcp", "10.9.0.2"}, {"tcp", "10.9.0.2:http"}, {"tcp", "10.9.0.2:70000"}, {"tcp4", "[fd09::2]:1"},
@@ -405,5 +409,48 @@ func TestSetAddresses(t *testing.T) {
 	defer s2.Close()
 	if host, _, _ := net.SplitHostPort(s2.RemoteAddr().String()); host != "10.9.0.5" {
 		t.Errorf("connected from %s", host)
+	}
+}
+
+// What a router says about a destination ends the attempt to connect to it.
+func TestUnreachable(t *testing.T) {
+	for _, tt := range []struct {
+		to           string
+		code4, code6 byte
+		want         error
+	}{
+		{"10.9.0.3:1", codeHost4, 0, syscall.EHOSTUNREACH}, {"10.9.0.3:1", codeNet4, 0, syscall.ENETUNREACH},
+		{"[fd09::3]:1", 0, codeAddress6, syscall.EHOSTUNREACH}, {"[fd09::3]:1", 0, codeNoRoute6, syscall.ENETUNREACH},
+	} {
+		alice := newStack(t, Config{Addresses: prefixes(alice4, alice6)})
+		var pump sync.WaitGroup
+		pump.Go(func() {
+			b, reply := packet.NewBatch(1, 1500), packet.NewBatch(1, 1500)
+			for {
+				if _, err := alice.Link().ReadBatch(b); err != nil {
+					return
+				}
+				ip, _ := parseIP(b[0].Bytes())
+				src, dst := ip.addresses(b[0].Bytes())
+				reply[0].Set(unreachablePacket(dst, src, tt.code4, tt.code6, b[0].Bytes()))
+				alice.Link().WriteBatch(reply)
+			}
+		})
+		_, err := alice.DialContext(soon(t), "tcp", tt.to)
+		wantOp(t, err, tt.want, false)
+		addr := netip.MustParseAddrPort(tt.to).Addr()
+		_, err = alice.Ping(soon(t), addr)
+		wantOp(t, err, tt.want, false)
+		alice.Close()
+		pump.Wait()
+	}
+}
+
+// Nothing leaves a stack that nobody asked for.
+func TestSilence(t *testing.T) {
+	alice := newStack(t, Config{Addresses: prefixes(alice4, alice6)})
+	time.Sleep(100 * time.Millisecond)
+	if n := alice.link.queue.n; n != 0 {
+		t.Errorf("%d packets left on their own", n)
 	}
 }
