@@ -23,6 +23,8 @@ const (
 	tunnelOverhead = 13 + 8 + 16 + 1
 	// mobileDPD spares the battery of mobile devices.
 	mobileDPD = 5 * time.Minute
+	// portDiscard is where nobody answers (RFC 863).
+	portDiscard = 9
 	// replyTimeout bounds the sending of the reply to CONNECT.
 	replyTimeout = 10 * time.Second
 	// maxKeepalive is what NATs take to keep a UDP mapping.
@@ -238,12 +240,11 @@ func pick(offered []string, wanted ...string) string {
 func (s *Server) proposeDTLS(rep *wire.ConnectReply, req *wire.ConnectRequest, in *inbound) *dtlsOffer {
 	c := &s.cfg
 	port := s.udpPort()
-	if port == 0 && !c.Quirks.DeadDTLS {
-		return nil
+	if c.Quirks.DeadDTLS {
+		port = portDiscard
 	}
 	if port == 0 {
-		// Somewhere where nobody answers.
-		port = 9
+		return nil
 	}
 	id := make([]byte, 32)
 	if _, err := rand.Read(id); err != nil {
@@ -301,7 +302,7 @@ func (s *session) describe(req *wire.ConnectRequest) {
 
 // offerDTLS lets the client open the DTLS channel that it was told of.
 func (s *Server) offerDTLS(sess *session, o *dtlsOffer) {
-	if s.udp == nil {
+	if s.udp == nil || s.cfg.Quirks.DeadDTLS {
 		return
 	}
 	id := [32]byte(o.id)

@@ -138,7 +138,7 @@ type Quirks struct {
 	Server string
 	// NoPSK refuses PSK-NEGOTIATE, so that DTLS resumes a session of the client's master secret.
 	NoPSK bool
-	// DeadDTLS announces DTLS although there is none.
+	// DeadDTLS announces DTLS at a port where nobody answers.
 	DeadDTLS bool
 	// ChunkedConnect puts the header Transfer-Encoding: chunked into the reply to CONNECT.
 	ChunkedConnect bool
@@ -235,7 +235,7 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	if c.Quirks.Server == likeASA {
+	if c.Quirks.Server == likeASA || c.Quirks.Server == likeAnyLink {
 		c.Quirks.NoPSK = true
 	}
 	if c.Quirks.Server == likeAnyLink {
