@@ -200,7 +200,22 @@ func wantsCode(f *login.Form, field *login.Field) bool {
 	case "secondary_password", "answer":
 		return true
 	}
-	return f.ID == "challenge" && field.Kind == login.Password
+	if field.Kind != login.Password {
+		return false
+	}
+	// Gateways that ask for one factor after the other may call each of them password, and say in words alone which is meant.
+	return f.ID == "challenge" || mentionsCode(f.Message) || mentionsCode(field.Label)
+}
+
+// mentionsCode reports whether a text of the gateway speaks of one-time codes.
+func mentionsCode(text string) bool {
+	text = strings.ToLower(text)
+	for _, word := range []string{"otp", "one-time", "one time", "tokencode", "token code", "passcode", "verification code", "authenticator"} {
+		if strings.Contains(text, word) {
+			return true
+		}
+	}
+	return false
 }
 
 // Code returns a code that was never returned before. For TOTP it waits for the next window if it must.

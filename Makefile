@@ -1,0 +1,25 @@
+.PHONY: build test race lint cross fuzz bench
+
+PACKAGES = ./... ./cmd/culvert/...
+export CGO_ENABLED = 0
+
+build: ## the command, static, into bin/
+	go build -trimpath -o bin/ ./cmd/culvert
+
+test: ## every test; as root on Debian it installs the peers it speaks with (ocserv, openconnect, iperf3, ...)
+	./.ci/test $(PACKAGES)
+
+race: ## the tests under the race detector, without those that need peers
+	CGO_ENABLED=1 go test -race -short -timeout 15m $(PACKAGES)
+
+lint: ## gofmt, vet and staticcheck
+	./.ci/lint $(PACKAGES)
+
+cross: ## compile for the other systems
+	./.ci/cross $(PACKAGES)
+
+fuzz: ## every fuzz target for a few seconds
+	./.ci/fuzz $(PACKAGES)
+
+bench: ## the ladder of benchmarks
+	go test -run '^$$' -bench . -benchmem ./bench

@@ -1,0 +1,134 @@
+package vpn
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"culvert.example/vpn/dns"
+	"culvert.example/vpn/policy"
+	"culvert.example/vpn/split"
+	"culvert.example/vpn/transport"
+	"culvert.example/vpn/transport/anyconnect"
+	"culvert.example/vpn/transport/login"
+)
+
+// A DialFunc connects to an address, as net.Dialer.DialContext does.
+type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
+
+// Config says how to open a tunnel and how to use it. The zero Config is usable with a gateway that asks nothing but a trusted
+// TLS handshake. A Config must not be changed after it was given to [Dial]; several tunnels may share one.
+type Config struct {
+	// Login answers what the gateway asks. If it implements interface{ Unattended() bool } and reports true, it is also
+	// asked when the session has expired and a new login is needed; otherwise that ends the tunnel with ErrExpired.
+	Login login.Prompter
+	// Cookie is a session that was started elsewhere, such as by [Authenticate]. Login is not asked then.
+	Cookie transport.Secret
+	// Group chooses a connection profile of the gateway by name or label.
+	Group string
+
+	// TLS is the configuration for the connections to the gateway: roots, client certificates, versions. It is cloned.
+	// Nil means the roots of the machine and no client certificate. Verification cannot be switched off; see Pins.
+	TLS *tls.Config
+	// Pins are the keys that the gateway may have, as pin-sha256:BASE64, sha256:HEX or sha1:HEX of its public key. If there
+	// are any, one of them must match, and no certificate authority is asked.
+	Pins []string
+
+	// Dial reaches the gateway over TCP. Nil means a net.Dialer; another Tunnel's DialContext nests them. DialUDP makes the
+	// UDP socket for DTLS, a *net.UDPConn. Nil means a net.Dialer too, but if Dial is set there is no DTLS then, because UDP
+	// would take another way than TCP.
+	Dial, DialUDP DialFunc
+	// Direct reaches what the split rules leave outside the tunnel. Nil means a net.Dialer.
+	Direct DialFunc
+	// Resolve gives the address of the gateway, instead of asking for its name.
+	Resolve map[string]netip.Addr
+
+	// NoDTLS keeps the tunnel on TLS.
+	NoDTLS bool
+	// Compress offers LZ4 and LZS compression. It is off by default, because the length of what it makes tells about
+	// its content (CRIME, VORACLE).
+	Compress bool
+	// MTU limits the size of inner packets, 576 to 9000 bytes. Zero takes what the gateway says.
+	MTU int
+	// DPD overrides the interval of dead peer detection that the gateway announces. Zero takes the gateway's.
+	DPD time.Duration
+	// ReconnectTimeout is how long the tunnel tries to reconnect before it ends with ErrUnreachable. If zero, the default of 5
+	// minutes is used. If negative, it never gives up.
+	ReconnectTimeout time.Duration
+
+	// UserAgent is what the client calls itself; some gateways answer only to what they know. If empty, the default is
+	// "AnyConnect-compatible OpenConnect VPN Agent v9.01".
+	UserAgent string
+	// OS is the platform to report: linux, linux-64, win, mac-intel, android or apple-ios. If empty, it is that of the
+	// machine.
+	OS string
+	// Hostname is the name of this machine to report. If empty, none is.
+	Hostname string
+
+	// Policy decides about each flow before its first packet. Nil allows all.
+	Policy policy.Decider
+	// Split decides where destinations lie. Nil means the split rules of the gateway.
+	Split split.Router
+	// Resolver answers the names that are asked inside the tunnel. Nil means the DNS servers of the gateway, within its
+	// split-DNS rules, and the machine's resolver for other names.
+	Resolver dns.Exchanger
+	// Transport opens the session instead of the AnyConnect protocol. All fields above but Direct are its business then.
+	Transport transport.Dialer
+
+	// Logger gets what happens, never a secret and never a line for each packet. Nil is silent.
+	Logger *slog.Logger
+}
+
+func (c *Config) logger() *slog.Logger {
+	if c.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return c.Logger
+}
+
+func (c *Config) direct() DialFunc {
+	if c.Direct == nil {
+		return new(net.Dialer).DialContext
+	}
+	return c.Direct
+}
+
+// client returns the AnyConnect client that cfg describes.
+func (c *Config) client(server string) *anyconnect.Dialer {
+	return &anyconnect.Dialer{
+		Server: server, Prompter: c.prompter(), Cookie: c.Cookie, TLS: c.TLS, Pins: c.Pins,
+		Dial: c.Dial, DialUDP: c.DialUDP, Resolve: c.Resolve,
+		NoDTLS: c.NoDTLS, Compress: c.Compress, MTU: c.MTU, DPD: c.DPD, ReconnectTimeout: c.ReconnectTimeout,
+		UserAgent: c.UserAgent, OS: c.OS, Hostname: c.Hostname, Logger: c.Logger,
+	}
+}
+
+// prompter answers the choice of the group before anything else.
+func (c *Config) prompter() login.Prompter {
+	switch {
+	case c.Group == "":
+		return c.Login
+	case c.Login == nil:
+		return login.Fixed{Group: c.Group}
+	}
+	return login.Chain(login.Fixed{Group: c.Group}, c.Login)
+}
+
+// A Ticket is what a login gives: the cookie that opens a session, and the address and certificate of the gateway that gave it.
+type Ticket = login.Ticket
+
+// Authenticate logs in without opening a tunnel. The cookie of the ticket opens one later, also in another process: as
+// Config.Cookie, at the URL and address of the ticket. The error is an [*OpError].
+func Authenticate(ctx context.Context, server string, cfg *Config) (*Ticket, error) {
+	if cfg == nil {
+		cfg = &Config{}
+	}
+	ticket, err := cfg.client(server).Login(ctx)
+	if err != nil {
+		return nil, &OpError{Op: "authenticate", Server: server, Err: err}
+	}
+	return ticket, nil
+}

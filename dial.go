@@ -1,0 +1,354 @@
+package vpn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"culvert.example/vpn/policy"
+	"culvert.example/vpn/split"
+)
+
+// fallbackDelay is how long a connection to one address is waited for before the next address is tried beside it
+// (RFC 8305 section 8 recommends 250 ms).
+const fallbackDelay = 250 * time.Millisecond
+
+// Dial is DialContext without a context.
+func (t *Tunnel) Dial(network, address string) (net.Conn, error) {
+	return t.DialContext(context.Background(), network, address)
+}
+
+// DialContext connects to the address: host:port for tcp, tcp4, tcp6, udp, udp4 and udp6; a host alone for ping, ping4 and
+// ping6, whose connections carry ICMP echo messages. The name of a host is resolved as [Tunnel.Resolver] does.
+//
+// The policy is asked first, with the name. Then the split rules say whether the destination lies in the tunnel, outside of it
+// (Config.Direct connects), or nowhere. While the tunnel reconnects, DialContext waits, and when the tunnel has
+// ended it returns the reason. The context bounds the dialing, not the connection.
+func (t *Tunnel) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := t.dialContext(ctx, network, address)
+	if err != nil {
+		if t.Err() != nil {
+			err = t.err // why the tunnel ended says more than that it did
+		}
+		return nil, &OpError{Op: "dial", Server: t.server, Path: address, Err: err}
+	}
+	return conn, nil
+}
+
+func (t *Tunnel) dialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	if err := t.Err(); err != nil {
+		return nil, t.err
+	}
+	if t.draining.Load() {
+		return nil, fmt.Errorf("the tunnel is shutting down: %w", net.ErrClosed)
+	}
+	d, err := t.destination(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	decision, err := t.decide(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	if !decision.Allow {
+		return nil, fmt.Errorf("%w: %s", policy.ErrDenied, decision.Reason)
+	}
+	addrs := []netip.Addr{d.addr}
+	if !d.addr.IsValid() {
+		if addrs, err = t.resolver.LookupNetIP(ctx, "ip"+d.family, d.host); err != nil {
+			return nil, err
+		}
+	}
+	return t.dialAddrs(ctx, d, addrs)
+}
+
+// A destination is an address of DialContext, taken apart.
+type destination struct {
+	kind   string // tcp, udp or ping
+	family string // 4, 6 or empty for both
+	host   string // as the caller wrote it, without the final dot
+	addr   netip.Addr
+	port   uint16
+}
+
+// network returns the network to dial addr with.
+func (d destination) network() string { return d.kind + d.family }
+
+// join returns the address to dial, for one of the addresses of the host.
+func (d destination) join(addr netip.Addr) string {
+	if d.kind == "ping" {
+		return addr.String()
+	}
+	return netip.AddrPortFrom(addr, d.port).String()
+}
+
+func (t *Tunnel) destination(ctx context.Context, network, address string) (destination, error) {
+	d := destination{kind: strings.TrimRight(network, "46"), host: address}
+	d.family = network[len(d.kind):]
+	switch d.kind {
+	case "tcp", "udp":
+		host, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return d, err
+		}
+		n, err := net.DefaultResolver.LookupPort(ctx, network, port)
+		if err != nil {
+			return d, err
+		}
+		d.host, d.port = host, uint16(n)
+	case "ping":
+	default:
+		return d, net.UnknownNetworkError(network)
+	}
+	if len(d.family) > 1 {
+		return d, net.UnknownNetworkError(network)
+	}
+	if addr, err := netip.ParseAddr(d.host); err == nil {
+		d.addr = addr.Unmap()
+		if d.family != "" && d.addr.Is4() != (d.family == "4") {
+			return d, &net.AddrError{Err: "not an IPv" + d.family + " address", Addr: d.host}
+		}
+	} else if d.host = strings.TrimSuffix(d.host, "."); d.host == "" {
+		return d, &net.AddrError{Err: "missing host", Addr: address}
+	}
+	return d, nil
+}
+
+func (t *Tunnel) decide(ctx context.Context, d destination) (policy.Decision, error) {
+	decider := t.cfg.Policy
+	if decider == nil {
+		decider = policy.AllowAll
+	}
+	return decider.Decide(ctx, policy.Flow{Network: d.kind, Host: d.host, Port: d.port, Addr: d.addr})
+}
+
+// dialAddrs tries the addresses in turn, the families alternating, and starts on the next when one takes long (RFC 8305).
+func (t *Tunnel) dialAddrs(ctx context.Context, d destination, addrs []netip.Addr) (net.Conn, error) {
+	addrs = interleave(addrs)
+	if len(addrs) == 1 {
+		return t.dialAddr(ctx, d, addrs[0])
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	results := make(chan result)
+	var errs []error
+	next, pending := 0, 0
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+			if next == len(addrs) {
+				continue
+			}
+			addr := addrs[next]
+			next, pending = next+1, pending+1
+			timer.Reset(fallbackDelay)
+			go func() {
+				conn, err := t.dialAddr(ctx, d, addr)
+				select {
+				case results <- result{conn, err}:
+				case <-ctx.Done():
+					if conn != nil {
+						conn.Close()
+					}
+				}
+			}()
+		case r := <-results:
+			if r.err == nil {
+				return r.conn, nil
+			}
+			errs = append(errs, r.err)
+			if pending--; next < len(addrs) {
+				timer.Reset(0)
+			} else if pending == 0 {
+				return nil, errors.Join(errs...)
+			}
+		case <-ctx.Done():
+			return nil, errors.Join(append(errs, ctx.Err())...)
+		}
+	}
+}
+
+// interleave puts the families in turn, the one of the first address first.
+func interleave(addrs []netip.Addr) []netip.Addr {
+	var first, second, out []netip.Addr
+	for _, a := range addrs {
+		if a.Is4() == addrs[0].Is4() {
+			first = append(first, a)
+		} else {
+			second = append(second, a)
+		}
+	}
+	for i := range max(len(first), len(second)) {
+		if i < len(first) {
+			out = append(out, first[i])
+		}
+		if i < len(second) {
+			out = append(out, second[i])
+		}
+	}
+	return out
+}
+
+func (t *Tunnel) dialAddr(ctx context.Context, d destination, addr netip.Addr) (net.Conn, error) {
+	host := d.host
+	if d.addr.IsValid() {
+		host = ""
+	}
+	switch t.router.Route(host, addr) {
+	case split.Direct:
+		if d.kind == "ping" {
+			return nil, fmt.Errorf("%w: %s lies outside the tunnel, where this program cannot ping", ErrNoRoute, addr)
+		}
+		return t.cfg.direct()(ctx, d.network(), d.join(addr))
+	case split.Tunnel:
+		return t.stack.DialContext(ctx, d.network(), d.join(addr))
+	}
+	_, rule := t.explain(host, addr)
+	return nil, fmt.Errorf("%w: %s: %s", ErrNoRoute, addr, rule)
+}
+
+// Listen listens for TCP connections from the private network, as net.Listen does. An empty host is every inner address,
+// and port 0 is any free port.
+func (t *Tunnel) Listen(network, address string) (net.Listener, error) {
+	l, err := t.stack.Listen(network, address)
+	if err != nil {
+		return nil, &OpError{Op: "listen", Server: t.server, Path: address, Err: err}
+	}
+	return l, nil
+}
+
+// ListenPacket listens for datagrams from the private network, as net.ListenPacket does, on udp, udp4 or udp6, or for ICMP
+// echo messages on ping4 or ping6.
+func (t *Tunnel) ListenPacket(network, address string) (net.PacketConn, error) {
+	c, err := t.stack.ListenPacket(network, address)
+	if err != nil {
+		return nil, &OpError{Op: "listen", Server: t.server, Path: address, Err: err}
+	}
+	return c, nil
+}
+
+// Ping sends an ICMP echo request to host through the tunnel and returns the time until its answer came.
+func (t *Tunnel) Ping(ctx context.Context, host string) (time.Duration, error) {
+	rtt, err := t.ping(ctx, host)
+	if err != nil {
+		return 0, &OpError{Op: "ping", Server: t.server, Path: host, Err: err}
+	}
+	return rtt, nil
+}
+
+func (t *Tunnel) ping(ctx context.Context, host string) (time.Duration, error) {
+	d, err := t.destination(ctx, "ping", host)
+	if err != nil {
+		return 0, err
+	}
+	decision, err := t.decide(ctx, d)
+	if err != nil {
+		return 0, err
+	}
+	if !decision.Allow {
+		return 0, fmt.Errorf("%w: %s", policy.ErrDenied, decision.Reason)
+	}
+	addr := d.addr
+	if !addr.IsValid() {
+		addrs, err := t.resolver.LookupNetIP(ctx, "ip", d.host)
+		if err != nil {
+			return 0, err
+		}
+		addr = addrs[0]
+	}
+	name := d.host
+	if d.addr.IsValid() {
+		name = ""
+	}
+	if way, rule := t.explain(name, addr); way != split.Tunnel {
+		return 0, fmt.Errorf("%w: %s lies %s: %s", ErrNoRoute, addr, way, rule)
+	}
+	return t.stack.Ping(ctx, addr)
+}
+
+// An Explanation tells what DialContext would do with a host, and by which rules.
+type Explanation struct {
+	Host string `json:"host"`
+	// Allowed is what the policy says of a TCP connection to port 443 of it, and Reason why.
+	Allowed bool   `json:"allowed"`
+	Reason  string `json:"reason,omitempty"`
+	// Resolver is who is asked for the name, such as "tunnel (suffix corp.example)" or "machine". It is empty for an address.
+	Resolver string `json:"resolver,omitempty"`
+	// Routes are the addresses of the host and where each lies.
+	Routes []ExplainedRoute `json:"routes"`
+}
+
+// An ExplainedRoute is the way to one address and the split rule that decides it.
+type ExplainedRoute struct {
+	Addr netip.Addr `json:"addr"`
+	Way  string     `json:"way"`
+	Rule string     `json:"rule"`
+}
+
+// String returns the explanation in a few lines of text.
+func (e Explanation) String() string {
+	var s strings.Builder
+	s.WriteString(e.Host)
+	if e.Resolver != "" {
+		s.WriteString(" is resolved by " + e.Resolver)
+	}
+	s.WriteString("; policy: allowed=" + strconv.FormatBool(e.Allowed))
+	if e.Reason != "" {
+		s.WriteString(" (" + e.Reason + ")")
+	}
+	for _, r := range e.Routes {
+		fmt.Fprintf(&s, "\n%s: %s (%s)", r.Addr, r.Way, r.Rule)
+	}
+	return s.String()
+}
+
+// Explain tells what DialContext would do with host, a name or an address: whether the policy lets it through, who resolves
+// it, and which way its addresses go by which rule. It resolves the name but connects to nothing.
+func (t *Tunnel) Explain(ctx context.Context, host string) (Explanation, error) {
+	e := Explanation{Host: host}
+	fail := func(err error) (Explanation, error) {
+		return e, &OpError{Op: "explain", Server: t.server, Path: host, Err: err}
+	}
+	d, err := t.destination(ctx, "tcp", net.JoinHostPort(host, "443"))
+	if err != nil {
+		return fail(err)
+	}
+	decision, err := t.decide(ctx, d)
+	if err != nil {
+		return fail(err)
+	}
+	e.Allowed, e.Reason = decision.Allow, decision.Reason
+	addrs, name := []netip.Addr{d.addr}, ""
+	if !d.addr.IsValid() {
+		name, e.Resolver = d.host, t.whoResolves(d.host)
+		if addrs, err = t.resolver.LookupNetIP(ctx, "ip", d.host); err != nil {
+			return fail(err)
+		}
+	}
+	for _, a := range addrs {
+		way, rule := t.explain(name, a)
+		e.Routes = append(e.Routes, ExplainedRoute{Addr: a, Way: way.String(), Rule: rule})
+	}
+	return e, nil
+}
+
+// explain is Route with the rule that decided.
+func (t *Tunnel) explain(host string, addr netip.Addr) (split.Way, string) {
+	if e, ok := t.router.(interface {
+		Explain(host string, addr netip.Addr) (split.Way, string)
+	}); ok {
+		return e.Explain(host, addr)
+	}
+	return t.router.Route(host, addr), "the configured router"
+}

@@ -1,0 +1,64 @@
+package vpn
+
+import (
+	"net"
+	"net/netip"
+
+	"culvert.example/vpn/dns"
+	"culvert.example/vpn/transport"
+)
+
+// Resolver returns a resolver that asks as the tunnel does: the DNS servers of the gateway through the tunnel for the names that
+// its split-DNS rules give them, or for all names if there are no such rules, and the machine's own resolver for the others.
+func (t *Tunnel) Resolver() *net.Resolver { return t.resolver.NetResolver() }
+
+// startResolver sets up who is asked for which name.
+func (t *Tunnel) startResolver(lease *transport.Lease) error {
+	if t.names = t.cfg.Resolver; t.names == nil {
+		mux, err := t.splitDNS(lease)
+		if err != nil {
+			return err
+		}
+		t.names, t.mux = mux, mux
+	}
+	t.resolver = &dns.Resolver{Exchanger: t.names, Search: lease.SearchDomains}
+	return nil
+}
+
+func (t *Tunnel) splitDNS(lease *transport.Lease) (*dns.Mux, error) {
+	machine := dns.FromResolver(net.DefaultResolver)
+	if len(lease.DNS) == 0 {
+		return dns.NewMux(machine, nil)
+	}
+	inside := &dns.Client{Dial: t.stack.DialContext}
+	for _, a := range lease.DNS {
+		inside.Servers = append(inside.Servers, netip.AddrPortFrom(a, 53))
+	}
+	if len(lease.SplitDNS) == 0 || lease.TunnelAllDNS {
+		return dns.NewMux(inside, nil)
+	}
+	suffixes := map[string]dns.Exchanger{}
+	for _, list := range [][]string{lease.SplitDNS, lease.SearchDomains, lease.DynamicInclude} {
+		for _, suffix := range list {
+			suffixes[suffix] = inside
+		}
+	}
+	return dns.NewMux(machine, suffixes)
+}
+
+// whoResolves names the one who is asked for a name.
+func (t *Tunnel) whoResolves(name string) string {
+	if t.mux == nil {
+		return "the configured resolver"
+	}
+	x, suffix := t.mux.Pick(name)
+	switch {
+	case suffix != "":
+		return "tunnel (suffix " + suffix + ")"
+	case isClient(x):
+		return "tunnel"
+	}
+	return "machine"
+}
+
+func isClient(x dns.Exchanger) bool { _, ok := x.(*dns.Client); return ok }

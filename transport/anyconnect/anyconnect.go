@@ -1,0 +1,220 @@
+// Package anyconnect opens sessions with AnyConnect-compatible gateways: Cisco ASA and FTD, ocserv, AnyLink, and package
+// gateway of this module.
+//
+// A login (package login) gives a ticket. With it a TLS connection asks for a tunnel and gets a lease (package cstp); what the
+// gateway says there opens a DTLS channel beside it (package dtls). Package failover makes one lasting packet.Conn of the two.
+// When TLS is lost, the ticket buys a new connection; when the gateway no longer takes the ticket, a new login does, if it
+// needs no person.
+package anyconnect
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"culvert.example/vpn/transport"
+	"culvert.example/vpn/transport/login"
+	"culvert.example/vpn/transport/trust"
+	"culvert.example/vpn/transport/wire"
+)
+
+// Names of the two paths, as they appear in the state of a Session.
+const (
+	DTLS = "dtls"
+	TLS  = "tls"
+)
+
+// A Dialer opens sessions with one gateway. It is a transport.Dialer. Its fields must not change after the first use. Only
+// Server is needed.
+type Dialer struct {
+	// Server is the gateway: https://host[:port][/group], or the same without https://.
+	Server string
+
+	// Prompter answers the forms of the login. Cookie is a session that was started elsewhere; with it there is no login
+	// unless the gateway refuses it later and the Prompter is unattended.
+	Prompter login.Prompter
+	Cookie   transport.Secret
+
+	// TLS is the configuration of the connections to the gateway. It is cloned. Pins replace verification by certificate
+	// authorities; see package trust.
+	TLS  *tls.Config
+	Pins []string
+
+	// Dial connects over TCP. Nil means a net.Dialer. DialUDP makes the connected UDP socket for DTLS, a *net.UDPConn. Nil means
+	// a net.Dialer too, but if Dial is set there is no DTLS then, because UDP would take another way.
+	Dial, DialUDP func(ctx context.Context, network, address string) (net.Conn, error)
+	// Resolve gives addresses of hosts instead of asking for their names.
+	Resolve map[string]netip.Addr
+
+	// NoDTLS keeps the session on TLS. Compress offers LZ4 and LZS.
+	NoDTLS, Compress bool
+	// MTU limits the size of inner packets in bytes. Zero takes the gateway's.
+	MTU int
+	// DPD overrides the gateway's interval of dead peer detection.
+	DPD time.Duration
+	// ReconnectTimeout is how long a session without a connection lives. Zero means 5 minutes, negative for ever.
+	ReconnectTimeout time.Duration
+
+	// UserAgent, OS, Hostname and Version describe this client. Those that are empty have defaults, but for Hostname.
+	UserAgent, OS, Hostname, Version string
+
+	// OnChange is called after each change of the session's state, one call at a time.
+	OnChange func(*Session)
+
+	// Logger gets what happens. Nil discards.
+	Logger *slog.Logger
+}
+
+func (d *Dialer) logger() *slog.Logger {
+	if d.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return d.Logger
+}
+
+func (d *Dialer) userAgent() string {
+	if d.UserAgent == "" {
+		return login.DefaultUserAgent
+	}
+	return d.UserAgent
+}
+
+// ParseServer returns the URL that a gateway's name stands for. The scheme https may be left out, and no other is allowed.
+func ParseServer(server string) (*url.URL, error) {
+	text := strings.TrimSpace(server)
+	if !strings.Contains(text, "://") {
+		text = "https://" + text
+	}
+	u, err := url.Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("gateway %q: %w", server, err)
+	}
+	if u.Scheme != "https" {
+		return nil, fmt.Errorf("gateway %q: the scheme must be https, not %s", server, u.Scheme)
+	}
+	if u.Hostname() == "" || u.User != nil {
+		return nil, fmt.Errorf("gateway %q: want https://host[:port][/group]", server)
+	}
+	return u, nil
+}
+
+// hostPort returns the host of u with its port, which is 443 if u has none.
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = "443"
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
+// dial connects to an address over TCP, whose host may be a name.
+func (d *Dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	if addr, ok := d.Resolve[host]; ok {
+		address = net.JoinHostPort(addr.String(), port)
+	}
+	if d.Dial != nil {
+		return d.Dial(ctx, network, address)
+	}
+	return new(net.Dialer).DialContext(ctx, network, address)
+}
+
+// tlsConfig returns the configuration for connections to the gateway.
+func (d *Dialer) tlsConfig() (*tls.Config, error) {
+	return trust.Config(d.TLS, d.Pins)
+}
+
+// platform is what the protocol calls the operating system.
+func platform() string {
+	switch runtime.GOOS {
+	case "windows":
+		return "win"
+	case "darwin":
+		return "mac-intel"
+	case "android":
+		return "android"
+	case "ios":
+		return "apple-ios"
+	}
+	if strings.HasSuffix(runtime.GOARCH, "64") {
+		return "linux-64"
+	}
+	return "linux"
+}
+
+func (d *Dialer) platform() string {
+	if d.OS == "" {
+		return platform()
+	}
+	return d.OS
+}
+
+// Login logs in and returns the ticket, which opens a session as the Cookie of a Dialer for the ticket's URL.
+func (d *Dialer) Login(ctx context.Context) (*login.Ticket, error) {
+	u, err := ParseServer(d.Server)
+	if err != nil {
+		return nil, err
+	}
+	return d.login(ctx, u)
+}
+
+func (d *Dialer) login(ctx context.Context, u *url.URL) (*login.Ticket, error) {
+	cfg, err := d.loginConfig(u)
+	if err != nil {
+		return nil, err
+	}
+	return login.Login(ctx, cfg)
+}
+
+func (d *Dialer) loginConfig(u *url.URL) (*login.Config, error) {
+	config, err := d.tlsConfig()
+	return &login.Config{
+		URL: u, Prompter: d.Prompter, TLS: config, DialContext: d.dial, UserAgent: d.userAgent(), Version: d.Version,
+		Device: wire.Device{Platform: d.platform(), ComputerName: d.Hostname}, Logger: d.logger(),
+	}, err
+}
+
+// DialSession logs in, unless there is a Cookie, and returns a session when packets can flow, over TLS for the moment. The
+// context bounds only that. Errors match those of package transport.
+func (d *Dialer) DialSession(ctx context.Context) (transport.Session, error) {
+	u, err := ParseServer(d.Server)
+	if err != nil {
+		return nil, err
+	}
+	ticket := &login.Ticket{Cookie: d.Cookie, Host: hostPort(u), URL: u, UserAgent: d.userAgent()}
+	if d.Cookie == "" {
+		if ticket, err = d.login(ctx, u); err != nil {
+			return nil, err
+		}
+	}
+	settled := make(chan struct{})
+	s := &Session{
+		dialer: d, server: u, ticket: ticket, lastLogin: time.Now(), pause: loginPause,
+		settled: settled, settle: sync.OnceFunc(func() { close(settled) }),
+	}
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// explain makes the error of a failed TLS handshake one of package transport's, where the certificate was its cause.
+func explain(err error, host string) error {
+	var recordHeader tls.RecordHeaderError
+	if errors.As(err, &recordHeader) {
+		return fmt.Errorf("%w: %s does not speak TLS there: %w", transport.ErrProtocol, host, err)
+	}
+	return trust.Explain(err, host)
+}

@@ -1,0 +1,542 @@
+package anyconnect
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"culvert.example/vpn/packet"
+	"culvert.example/vpn/transport"
+	"culvert.example/vpn/transport/cstp"
+	"culvert.example/vpn/transport/dtls"
+	"culvert.example/vpn/transport/failover"
+	"culvert.example/vpn/transport/liveness"
+	"culvert.example/vpn/transport/login"
+	"culvert.example/vpn/transport/wire"
+)
+
+const (
+	// connectTimeout bounds one attempt to open the TLS path: TCP, TLS and the request for the tunnel.
+	connectTimeout = 20 * time.Second
+
+	// closeTimeout bounds saying goodbye.
+	closeTimeout = 2 * time.Second
+
+	// dtlsGrace is how long DialSession waits for DTLS beyond TLS, so that a connection usually begins on the better path.
+	dtlsGrace = 1500 * time.Millisecond
+
+	// maxQuiet is the longest silence before an idle path counts as dead, whatever interval the gateway announces.
+	maxQuiet = 30 * time.Second
+
+	// loginPause is the least time between two logins that a session makes by itself, at first: it doubles with each, up to
+	// maxLoginPause, since a gateway that forgets sessions at once must not become the target of logins.
+	loginPause, maxLoginPause = 5 * time.Second, 10 * time.Minute
+
+	// maxSockets is how many DTLS sockets a session remembers. Package dtls keeps retired ones open for a while, and a session
+	// seldom retires more in that time.
+	maxSockets = 8
+)
+
+// A Session is a transport.Session over TLS and DTLS.
+type Session struct {
+	dialer *Dialer
+	server *url.URL
+	conn   *failover.Conn
+
+	// settled is closed by settle when the first attempt at DTLS is over.
+	settled chan struct{}
+	settle  func()
+	first   *cstp.Conn // the connection that came before conn, until tlsPath has taken it
+
+	mu        sync.Mutex
+	ticket    *login.Ticket
+	lastLogin time.Time
+	pause     time.Duration // until the next login at the earliest
+	sockets   []net.Conn    // of DTLS, the retired ones too
+	lease     *transport.Lease
+	control   *cstp.Conn // the open TLS path
+	suite     string     // of its TLS connection
+	offer     *dtlsOffer // what it said about DTLS, nil if nothing
+	data      *dtls.Conn // the open DTLS path
+}
+
+// A dtlsOffer is what one CONNECT agreed on for DTLS. The next one makes it void.
+type dtlsOffer struct {
+	config dtls.Config
+	remote netip.AddrPort
+	err    error // why there is no DTLS, for this CONNECT
+}
+
+// open connects over TLS, and begins with DTLS.
+func (s *Session) open(ctx context.Context) error {
+	first, err := s.reconnect(ctx)
+	if err != nil {
+		return err
+	}
+	s.first = first
+	paths := []failover.Path{&dtlsPath{s}, &tlsPath{s}}
+	if s.dialer.NoDTLS {
+		paths = paths[1:]
+	}
+	s.conn = failover.New(failover.Config{
+		Paths:            paths,
+		MTU:              s.lease.MTU,
+		ReconnectTimeout: s.dialer.ReconnectTimeout,
+		Terminal:         terminal,
+		Announce:         announcement(s.lease),
+		OnChange:         s.changed,
+		Logger:           s.dialer.logger(),
+	})
+	if s.offer == nil || s.offer.err != nil || s.dialer.NoDTLS {
+		return nil
+	}
+	// A moment of patience lets most sessions begin on the better path.
+	select {
+	case <-s.settled:
+	case <-time.After(dtlsGrace):
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// changed takes note of the state of the paths.
+func (s *Session) changed(state failover.State) {
+	for _, p := range state.Paths {
+		if p.Name == DTLS && (p.Active || p.Failures > 0) {
+			s.settle()
+		}
+	}
+	if s.dialer.OnChange != nil {
+		s.dialer.OnChange(s)
+	}
+}
+
+// terminal reports whether trying again cannot help.
+func terminal(err error) bool {
+	// A gateway that says goodbye without a final reason may only be restarting, and takes the cookie again or refuses it.
+	var goodbye *cstp.DisconnectError
+	if errors.As(err, &goodbye) {
+		return goodbye.Terminated || goodbye.Reason.Final()
+	}
+	for _, kind := range []error{
+		transport.ErrLogin, transport.ErrPrompt, transport.ErrExpired, transport.ErrAddressChanged, transport.ErrUntrusted,
+		transport.ErrUnsupported,
+	} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	return false
+}
+
+// State returns what the paths are doing.
+func (s *Session) State() failover.State { return s.conn.State() }
+
+// Ticket returns the ticket in use.
+func (s *Session) Ticket() *login.Ticket {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ticket
+}
+
+// Cipher returns the cipher suite of a path, or "" while it is closed.
+func (s *Session) Cipher(path string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case path == TLS && s.control != nil:
+		return s.suite
+	case path == DTLS && s.data != nil:
+		return s.data.CipherSuite()
+	}
+	return ""
+}
+
+// Lease returns what the gateway assigned last.
+func (s *Session) Lease() *transport.Lease {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lease
+}
+
+// ReadBatch implements packet.Reader.
+func (s *Session) ReadBatch(b packet.Batch) (int, error) { return s.conn.ReadBatch(b) }
+
+// WriteBatch implements packet.Writer. It waits while no path is open.
+func (s *Session) WriteBatch(b packet.Batch) (int, error) { return s.conn.WriteBatch(b) }
+
+// MTU implements packet.Conn.
+func (s *Session) MTU() int { return s.conn.MTU() }
+
+// Done implements transport.Session.
+func (s *Session) Done() <-chan struct{} { return s.conn.Done() }
+
+// Err implements transport.Session.
+func (s *Session) Err() error { return s.conn.Err() }
+
+// NetworkChanged checks the open paths and tries the closed ones, at once.
+func (s *Session) NetworkChanged() { s.conn.NetworkChanged() }
+
+// Close ends the session: it tells the gateway, which then forgets the cookie, and closes the paths. It waits for all that.
+func (s *Session) Close() error {
+	s.mu.Lock()
+	control := s.control
+	s.mu.Unlock()
+	if control != nil {
+		told := make(chan struct{})
+		go func() {
+			defer close(told)
+			control.Disconnect(wire.ReasonUser, "User disconnect")
+		}()
+		select {
+		case <-told:
+		case <-time.After(closeTimeout):
+		}
+	}
+	err := s.conn.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.sockets {
+		c.Close()
+	}
+	return err
+}
+
+// remember keeps a socket so that Close leaves none open: dtls.Conn.Close does not close it at once.
+func (s *Session) remember(socket net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.sockets) == maxSockets {
+		s.sockets = slices.Delete(s.sockets, 0, 1)
+	}
+	s.sockets = append(s.sockets, socket)
+}
+
+// announcement returns a packet that the gateway takes for data and that has no effect: gateways send on the path that data
+// last came by. It is IPv4 or IPv6 without payload, for one hop only, to an address that no router forwards (the IPv4 dummy
+// address of RFC 7600, the IPv6 discard prefix of RFC 6666).
+func announcement(lease *transport.Lease) []byte {
+	const noNextHeader = 59
+	a := lease.Addresses[0].Addr()
+	if a.Is6() {
+		p := make([]byte, 40)
+		p[0], p[6], p[7] = 0x60, noNextHeader, 1
+		copy(p[8:], a.AsSlice())
+		copy(p[24:], netip.MustParseAddr("100::1").AsSlice())
+		return p
+	}
+	p := make([]byte, 20)
+	p[0], p[3], p[8], p[9] = 0x45, 20, 1, noNextHeader
+	copy(p[12:], a.AsSlice())
+	copy(p[16:], netip.MustParseAddr("192.0.0.8").AsSlice())
+	var sum uint32
+	for i := 0; i < len(p); i += 2 {
+		sum += uint32(p[i])<<8 | uint32(p[i+1])
+	}
+	sum = sum&0xffff + sum>>16
+	sum = ^(sum&0xffff + sum>>16)
+	p[10], p[11] = byte(sum>>8), byte(sum)
+	return p
+}
+
+// A tlsPath opens the TLS path of a Session.
+type tlsPath struct{ s *Session }
+
+func (p *tlsPath) Name() string { return TLS }
+
+func (p *tlsPath) Open(ctx context.Context) (packet.Conn, error) {
+	if conn := p.s.first; conn != nil {
+		p.s.first = nil
+		return conn, nil
+	}
+	conn, err := p.s.reconnect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+// reconnect opens the TLS path with the ticket, and if the gateway no longer takes that, with a new one.
+func (s *Session) reconnect(ctx context.Context) (*cstp.Conn, error) {
+	conn, err := s.connect(ctx)
+	if errors.Is(err, transport.ErrExpired) {
+		if err = s.relogin(ctx, err); err == nil {
+			conn, err = s.connect(ctx)
+		}
+	}
+	return conn, err
+}
+
+// relogin replaces a ticket that the gateway no longer takes, if that needs no person.
+func (s *Session) relogin(ctx context.Context, cause error) error {
+	if !login.Unattended(s.dialer.Prompter) {
+		return fmt.Errorf("%w; log in again", cause)
+	}
+	s.mu.Lock()
+	if time.Since(s.lastLogin) > maxLoginPause {
+		s.pause = loginPause
+	}
+	wait := s.pause - time.Since(s.lastLogin)
+	s.mu.Unlock()
+	if wait > 0 {
+		// Not ErrExpired, which would end the session: it is tried again.
+		return fmt.Errorf("the session expired soon after the last login; the next is made in %v", wait.Round(time.Second))
+	}
+	s.dialer.logger().Info("the session expired, logging in again", "server", s.server.Host)
+	ticket, err := s.dialer.login(ctx, s.server)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lastLogin, s.pause = time.Now(), min(2*s.pause, maxLoginPause)
+	if err != nil {
+		return err
+	}
+	s.ticket = ticket
+	return nil
+}
+
+// connect opens a TLS connection and asks for the tunnel in it.
+func (s *Session) connect(ctx context.Context) (*cstp.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	s.mu.Lock()
+	ticket, old := s.ticket, s.lease
+	s.mu.Unlock()
+
+	// Only the member of a cluster that made the session knows it, so the address is kept, unless it is said to change.
+	address := ticket.Host
+	if ticket.Addr.IsValid() && (old == nil || !old.DynamicAddress) {
+		address = ticket.Addr.String()
+	}
+	nc, err := s.dialer.dial(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	link, err := s.secure(ctx, nc, ticket.Host)
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	conn, err := s.request(ctx, link, ticket, old)
+	if err != nil {
+		link.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// secure makes the TLS handshake.
+func (s *Session) secure(ctx context.Context, nc net.Conn, host string) (*cstp.Link, error) {
+	config, err := s.dialer.tlsConfig()
+	if err != nil {
+		return nil, err
+	}
+	if config.ServerName == "" {
+		config.ServerName, _, _ = net.SplitHostPort(host)
+	}
+	// Renegotiation would keep the key for DTLS from being exported.
+	config.Renegotiation = tls.RenegotiateNever
+	link := cstp.Client(nc, config)
+	if err := link.HandshakeContext(ctx); err != nil {
+		return nil, explain(err, host)
+	}
+	return link, nil
+}
+
+// request asks for the tunnel.
+func (s *Session) request(ctx context.Context, link *cstp.Link, ticket *login.Ticket, old *transport.Lease) (*cstp.Conn, error) {
+	d := s.dialer
+	remote, _ := netip.ParseAddrPort(link.RemoteAddr().String())
+	req := &wire.ConnectRequest{
+		Host: strings.TrimSuffix(ticket.Host, ":443"), UserAgent: ticket.UserAgent, Cookie: ticket.Cookie.Reveal(),
+		Hostname: d.Hostname, Platform: d.platform(), IPv4: true, IPv6: true, FullIPv6: true,
+		BaseMTU: baseMTU(remote.Addr()), MTU: d.MTU,
+	}
+	if old != nil {
+		for _, p := range old.Addresses {
+			req.Addresses = append(req.Addresses, p.Addr())
+		}
+	}
+	if d.Compress {
+		req.AcceptEncoding = []string{wire.LZ4, wire.LZS}
+	}
+	var psk []byte
+	if s.datagrams() {
+		// A new secret for each request, which the gateway takes for keys of DTLS if it does not negotiate them.
+		req.MasterSecret = make([]byte, 48)
+		rand.Read(req.MasterSecret)
+		req.DTLSCipherSuites = strings.Split(dtls.OfferCipherSuites, ":")
+		req.DTLS12CipherSuites = strings.Split(dtls.OfferCipherSuites12, ":")
+		var err error
+		if psk, err = link.ExportKey(wire.PSKLabel, wire.PSKLen); err == nil {
+			req.DTLSCipherSuites = append([]string{wire.PSKNegotiate}, req.DTLSCipherSuites...)
+		} else {
+			d.logger().Info("no key for DTLS from this TLS connection", "reason", err)
+		}
+	}
+	reply, br, err := cstp.Connect(ctx, link, req)
+	if err != nil {
+		return nil, err
+	}
+	lease, err := cstp.LeaseOf(reply, remote, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	lease.DynamicInclude = append(lease.DynamicInclude, ticket.DynamicInclude...)
+	lease.DynamicExclude = append(lease.DynamicExclude, ticket.DynamicExclude...)
+	if d.MTU > 0 {
+		lease.MTU = min(lease.MTU, d.MTU)
+	}
+	if old != nil && !slices.Equal(old.Addresses, lease.Addresses) {
+		return nil, fmt.Errorf("%w from %v to %v: connections through the tunnel cannot live on; open it anew",
+			transport.ErrAddressChanged, old.Addresses, lease.Addresses)
+	}
+	conn := cstp.NewConn(link, br, cstp.Config{
+		MTU: lease.MTU, Compression: reply.ContentEncoding,
+		Beat:   s.beat(lease.DPD, lease.Keepalive, lease.Rekey),
+		Logger: d.logger(),
+	})
+	s.adopt(conn, tls.CipherSuiteName(link.ConnectionState().CipherSuite), lease, s.offerOf(reply, req, lease, psk, remote))
+	return conn, nil
+}
+
+// datagrams reports whether DTLS is possible at all: through a dialer of the caller's, UDP would take another way.
+func (s *Session) datagrams() bool {
+	return !s.dialer.NoDTLS && (s.dialer.Dial == nil || s.dialer.DialUDP != nil)
+}
+
+// adopt makes conn the TLS path in use. The DTLS channel that hangs on the one before goes with it.
+func (s *Session) adopt(conn *cstp.Conn, suite string, lease *transport.Lease, offer *dtlsOffer) {
+	s.mu.Lock()
+	s.control, s.suite, s.lease, s.offer = conn, suite, lease, offer
+	data := s.data
+	s.data = nil
+	s.mu.Unlock()
+	if data != nil {
+		data.Close()
+	}
+}
+
+// beat returns when to probe a path: often enough that its death is noticed within the interval that the gateway announces
+// or maxQuiet, whichever is less. A path is dead after twice the interval.
+func (s *Session) beat(dpd, keepalive, rekey time.Duration) liveness.Config {
+	if s.dialer.DPD > 0 {
+		dpd = s.dialer.DPD
+	}
+	if dpd <= 0 || dpd > maxQuiet {
+		dpd = maxQuiet
+	}
+	return liveness.Config{DPD: dpd / 2, Keepalive: keepalive, Rekey: rekey}
+}
+
+// offerOf returns what the reply says about DTLS.
+func (s *Session) offerOf(reply *wire.ConnectReply, req *wire.ConnectRequest, lease *transport.Lease, psk []byte, remote netip.AddrPort) *dtlsOffer {
+	if !s.datagrams() || reply.DTLSPort == 0 || reply.DTLSCipherSuite == "" && reply.DTLS12CipherSuite == "" {
+		return nil
+	}
+	offer := &dtlsOffer{
+		remote: netip.AddrPortFrom(remote.Addr(), uint16(reply.DTLSPort)),
+		config: dtls.Config{
+			MTU: lease.MTU, BaseMTU: lease.BaseMTU,
+			IPv6:   slices.ContainsFunc(lease.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() }),
+			Beat:   s.beat(lease.DTLSDPD, lease.DTLSKeepalive, lease.DTLSRekey),
+			Logger: s.dialer.logger(),
+		},
+	}
+	switch {
+	case reply.DTLSCipherSuite == wire.PSKNegotiate && reply.DTLS12CipherSuite == "":
+		if psk == nil {
+			offer.err = fmt.Errorf("%w: the gateway chose %s, which was not offered", transport.ErrProtocol, wire.PSKNegotiate)
+		}
+		offer.config.PSK = &dtls.PSK{Key: psk, AppID: reply.DTLSAppID}
+	default:
+		name, dtls12 := reply.DTLS12CipherSuite, true
+		if name == "" {
+			name, dtls12 = reply.DTLSCipherSuite, false
+		}
+		offer.config.Resume = &dtls.Resume{
+			MasterSecret: [48]byte(req.MasterSecret), SessionID: reply.DTLSSessionID, CipherSuite: name, DTLS12: dtls12,
+		}
+	}
+	return offer
+}
+
+// A dtlsPath opens the DTLS path of a Session, once TLS has said how.
+type dtlsPath struct{ s *Session }
+
+func (p *dtlsPath) Name() string { return DTLS }
+
+func (p *dtlsPath) Open(ctx context.Context) (packet.Conn, error) {
+	s := p.s
+	s.mu.Lock()
+	offer := s.offer
+	s.mu.Unlock()
+	if offer == nil {
+		return nil, failover.ErrNotReady
+	}
+	if offer.err != nil {
+		return nil, fmt.Errorf("%w: %w", failover.ErrNotReady, offer.err)
+	}
+	socket, err := dtls.OpenSocket(ctx, s.dialer.DialUDP, offer.remote)
+	if err != nil {
+		return nil, err
+	}
+	s.remember(socket)
+	conn, err := dtls.Dial(ctx, socket, offer.config)
+	if err != nil {
+		if errors.Is(err, transport.ErrUnsupported) || errors.Is(err, dtls.ErrPathTooNarrow) {
+			// These stay as they are for as long as the TLS connection does, which carries on without DTLS.
+			return nil, fmt.Errorf("%w: %w", failover.ErrNotReady, err)
+		}
+		return nil, fmt.Errorf("DTLS to %s: %w", offer.remote, err)
+	}
+	s.mu.Lock()
+	current := s.offer == offer
+	if current {
+		s.data = conn
+	}
+	s.mu.Unlock()
+	if !current {
+		conn.Close()
+		return nil, failover.ErrNotReady
+	}
+	return conn, nil
+}
+
+// baseMTU returns the MTU to assume for the path to addr: that of the interface that leads there, or the usual one.
+func baseMTU(addr netip.Addr) int {
+	const usual = 1500
+	if !addr.IsValid() {
+		return usual
+	}
+	// No packet is sent by connecting a UDP socket, but the system chooses the source address.
+	c, err := net.Dial("udp", net.JoinHostPort(addr.String(), strconv.Itoa(9)))
+	if err != nil {
+		return usual
+	}
+	local, _, _ := net.SplitHostPort(c.LocalAddr().String())
+	c.Close()
+	ifaces, err := net.Interfaces()
+	if err != nil {
+		return usual
+	}
+	for _, i := range ifaces {
+		addrs, _ := i.Addrs()
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().String() == local {
+				// A loopback interface has an MTU that no other path has.
+				return min(i.MTU, usual)
+			}
+		}
+	}
+	return usual
+}

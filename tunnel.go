@@ -1,0 +1,294 @@
+package vpn
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"culvert.example/vpn/dns"
+	"culvert.example/vpn/packet"
+	"culvert.example/vpn/policy"
+	"culvert.example/vpn/split"
+	"culvert.example/vpn/stack"
+	"culvert.example/vpn/transport"
+	"culvert.example/vpn/transport/anyconnect"
+)
+
+// batchSize is how many packets a pump carries at a time: a full-sized TCP segment of 64 KiB cut to the MTU is 46.
+const batchSize = 64
+
+// A Tunnel is a connection to a private network through a gateway. It is safe for concurrent use, and holds no state outside
+// itself: many may exist in a process, also with overlapping networks.
+//
+// Its methods DialContext and Dial are those of net.Dialer, so that a Tunnel fits wherever programs let one choose
+// how to connect: http.Transport, grpc.WithContextDialer, golang.org/x/net/proxy and so on.
+type Tunnel struct {
+	server  string
+	cfg     *Config
+	logger  *slog.Logger
+	session transport.Session
+	stack   *stack.Stack
+
+	router   split.Router
+	names    dns.Exchanger
+	mux      *dns.Mux // names, unless the configuration has a Resolver
+	resolver *dns.Resolver
+
+	sent, received tap
+	gates          [2]*policy.Gate
+	capture        atomic.Pointer[capture]
+
+	draining atomic.Bool // Shutdown has begun
+
+	status  watched[Status]
+	ready   atomic.Bool // everything above is set
+	closing sync.Once
+	running sync.WaitGroup
+	done    chan struct{}
+	err     error // set before done is closed
+}
+
+// Dial opens a tunnel through the gateway server, which is a URL such as https://vpn.example.com/group or a host with an optional
+// port and group. It logs in as cfg says and returns when packets can flow. A nil cfg is the zero Config.
+//
+// The context bounds only the dialing: the tunnel lives until Close, or until it ends for good, which Done tells. Dial
+// uses no globals, environment, signals or log output. The error is an [*OpError].
+func Dial(ctx context.Context, server string, cfg *Config) (*Tunnel, error) {
+	if cfg == nil {
+		cfg = &Config{}
+	}
+	t := &Tunnel{server: server, cfg: cfg, logger: cfg.logger(), done: make(chan struct{})}
+	if err := t.dial(ctx); err != nil {
+		return nil, &OpError{Op: "dial", Server: server, Err: err}
+	}
+	return t, nil
+}
+
+func (t *Tunnel) dial(ctx context.Context) error {
+	dialer := t.cfg.Transport
+	if dialer == nil {
+		client := t.cfg.client(t.server)
+		client.OnChange = t.pathsChanged
+		dialer = client
+	}
+	session, err := dialer.DialSession(ctx)
+	if err != nil {
+		return err
+	}
+	if err := t.start(session); err != nil {
+		session.Close()
+		return err
+	}
+	return nil
+}
+
+// start puts a stack and its pumps on a session.
+func (t *Tunnel) start(session transport.Session) error {
+	t.session = session
+	lease := session.Lease()
+	var err error
+	if t.router = t.cfg.Split; t.router == nil {
+		if t.router, err = split.New(splitConfig(lease)); err != nil {
+			return fmt.Errorf("split rules of the gateway: %w: %w", transport.ErrProtocol, err)
+		}
+	}
+	t.stack, err = stack.New(stack.Config{Addresses: lease.Addresses, MTU: session.MTU(), Logger: t.logger})
+	if err != nil {
+		return err
+	}
+	if err := t.startResolver(lease); err != nil {
+		t.stack.Close()
+		return err
+	}
+
+	var inner []netip.Addr
+	for _, p := range lease.Addresses {
+		inner = append(inner, p.Addr())
+	}
+	t.gates = [2]*policy.Gate{policy.NewGate(policy.Source, inner...), policy.NewGate(policy.Destination, inner...)}
+	t.sent.capture, t.received.capture = &t.capture, &t.capture
+	t.sent.out = true
+
+	now := time.Now()
+	t.status.update(func(s *Status) {
+		*s = Status{
+			Server: t.server, Gateway: lease.Gateway, Addresses: lease.Addresses,
+			DNS: lease.DNS, SplitDNS: lease.SplitDNS, SearchDomains: lease.SearchDomains,
+			Include: lease.Include, Exclude: lease.Exclude, MTU: session.MTU(), Banner: lease.Banner,
+			Since: now, Started: now, Expires: lease.Expires,
+		}
+	})
+	t.ready.Store(true)
+	if s, ok := session.(*anyconnect.Session); ok {
+		t.pathsChanged(s)
+	}
+
+	link := t.stack.Link()
+	size := max(lease.MTU, session.MTU())
+	ended := make(chan error, 3)
+	t.running.Go(func() { ended <- packet.Copy(session, link, size, batchSize, t.gates[0], &t.sent) })
+	t.running.Go(func() { ended <- packet.Copy(link, session, size, batchSize, t.gates[1], &t.received) })
+	t.running.Go(func() { <-session.Done(); ended <- session.Err() })
+	go func() {
+		err := <-ended
+		// The session knows best why its pumps stopped.
+		select {
+		case <-session.Done():
+			err = session.Err()
+		default:
+		}
+		t.end(err)
+	}()
+	return nil
+}
+
+// end closes everything, once, because of err.
+func (t *Tunnel) end(err error) {
+	t.closing.Do(func() {
+		t.session.Close()
+		t.stack.Close()
+		t.running.Wait()
+		if stop := t.capture.Load(); stop != nil {
+			stop.close()
+		}
+		t.err = err
+		t.status.update(func(s *Status) { s.State, s.Path, s.Since, s.Err = Closed, "", time.Now(), err })
+		t.logger.Info("tunnel ended", "server", t.server, "reason", err)
+		close(t.done)
+	})
+}
+
+// pathsChanged takes the state of the session into the status. What happens before the tunnel is up, start takes in.
+func (t *Tunnel) pathsChanged(session *anyconnect.Session) {
+	if !t.ready.Load() {
+		return
+	}
+	state := session.State()
+	mtu := session.MTU()
+	t.status.update(func(s *Status) {
+		if s.State == Closed {
+			return
+		}
+		s.Path = ""
+		s.Paths = s.Paths[:0:0]
+		for _, p := range state.Paths {
+			if p.Active {
+				s.Path = p.Name
+			}
+			status := PathStatus{Name: p.Name, Open: p.Open, Active: p.Active, Since: p.Since, Opens: int(p.Opens), Failures: int(p.Failures),
+				Detail: session.Cipher(p.Name), NextTry: p.NextTry}
+			if p.LastError != nil {
+				status.LastError = p.LastError.Error()
+			}
+			s.Paths = append(s.Paths, status)
+		}
+		was := s.State
+		if s.State = Connected; s.Path == "" {
+			s.State = Reconnecting
+		}
+		if s.State != was {
+			s.Since = time.Now()
+			if s.State == Connected {
+				s.Reconnects++
+			}
+		}
+		s.MTU = mtu
+	})
+	t.stack.SetMTU(mtu)
+}
+
+// splitConfig returns the split rules of a lease.
+func splitConfig(lease *transport.Lease) split.Config {
+	cfg := split.Config{
+		Addresses: lease.Addresses, Include: lease.Include, Exclude: lease.Exclude, DNS: lease.DNS,
+		DynamicInclude: lease.DynamicInclude, DynamicExclude: lease.DynamicExclude, Bypass: lease.BypassProtocol,
+	}
+	if lease.Gateway.IsValid() {
+		cfg.Gateway = []netip.Addr{lease.Gateway.Addr()}
+	}
+	if lease.ExcludeLocalLAN {
+		cfg.LocalLAN = localNetworks()
+	}
+	return cfg
+}
+
+// localNetworks returns the networks that the machine is directly connected to.
+func localNetworks() []netip.Prefix {
+	var local []netip.Prefix
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLoopback() && !p.IsSingleIP() {
+			local = append(local, p.Masked())
+		}
+	}
+	return local
+}
+
+// Done is closed when the tunnel has ended, by Close or for good by itself.
+func (t *Tunnel) Done() <-chan struct{} { return t.done }
+
+// Err returns why the tunnel has ended, and nil while it has not. After Close it matches net.ErrClosed.
+func (t *Tunnel) Err() error {
+	select {
+	case <-t.done:
+		return &OpError{Op: "tunnel", Server: t.server, Err: t.err}
+	default:
+		return nil
+	}
+}
+
+// Close logs out, ends the tunnel and every connection in it, and waits until nothing of it is left. It may be called
+// several times. It returns nil.
+func (t *Tunnel) Close() error {
+	t.end(net.ErrClosed)
+	return nil
+}
+
+// drainInterval is how often Shutdown looks whether connections are left.
+const drainInterval = 20 * time.Millisecond
+
+// Shutdown waits until no TCP connection through the tunnel is open any more, or ctx ends, and then closes the tunnel. New
+// connections are refused meanwhile. It returns the error of ctx if connections were cut.
+func (t *Tunnel) Shutdown(ctx context.Context) error {
+	t.draining.Store(true)
+	defer t.Close()
+	tick := time.NewTicker(drainInterval)
+	defer tick.Stop()
+	for t.stack.Stats().TCPOpen > 0 {
+		select {
+		case <-tick.C:
+		case <-t.done:
+			return nil
+		case <-ctx.Done():
+			return &OpError{Op: "close", Server: t.server, Err: ctx.Err()}
+		}
+	}
+	return nil
+}
+
+// NetworkChanged tells the tunnel that the machine's network may have changed: another interface, another address, back from
+// sleep. It checks its paths at once and replaces those that are dead, without waiting for a time-out. Inner connections
+// live on. It does not block.
+func (t *Tunnel) NetworkChanged() {
+	if s, ok := t.session.(interface{ NetworkChanged() }); ok {
+		s.NetworkChanged()
+	}
+}
+
+func (t *Tunnel) fillCounters(s *Status) {
+	s.Counters = Counters{
+		SentPackets: t.sent.packets.Load(), SentBytes: t.sent.bytes.Load(),
+		ReceivedPackets: t.received.packets.Load(), ReceivedBytes: t.received.bytes.Load(),
+	}
+	if t.gates[0] != nil {
+		s.Counters.Dropped = t.gates[0].Dropped() + t.gates[1].Dropped()
+	}
+}
