@@ -1,0 +1,116 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// An app is one run of the command: its streams, its environment and the flags that all commands have.
+type app struct {
+	in       io.Reader
+	out, err io.Writer
+	getenv   func(string) string
+
+	started bool // a command has begun to run, so the command line made sense
+	rep     *reporter
+	lines   *bufio.Reader
+
+	json    bool
+	quiet   bool
+	verbose int
+	config  string
+	inFile  map[string]bool // what config has set
+}
+
+// command returns the root of the commands.
+func (a *app) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "culvert",
+		Short: "An AnyConnect-compatible VPN without root: client, proxy and gateway",
+		Long: `Culvert connects to AnyConnect-compatible VPN gateways (Cisco ASA, ocserv and others), without root and without a
+network device, and is such a gateway itself. Begin with "culvert demo".
+
+` + exitHelp,
+		Version:           version(),
+		Args:              cobra.NoArgs,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		PersistentPreRunE: a.begin,
+	}
+	root.SetVersionTemplate("culvert {{.Version}}\n")
+	flags := root.PersistentFlags()
+	flags.BoolVar(&a.json, "json", false, "print one JSON event a line to standard error (with sessions and version: JSON to standard output)")
+	flags.BoolVarP(&a.quiet, "quiet", "q", false, "print nothing but errors")
+	flags.CountVarP(&a.verbose, "verbose", "v", "print what happens; twice prints more")
+	root.AddCommand(a.demo(), a.proxy(), a.connect(), a.serve(), a.sessions(), a.versionCommand())
+	return root
+}
+
+// begin runs before every command, when the command line has been understood.
+func (a *app) begin(cmd *cobra.Command, _ []string) error {
+	if err := a.loadConfig(cmd.Flags()); err != nil {
+		return err
+	}
+	a.started = true
+	return nil
+}
+
+// reporter returns the one reporter. The flags must have been parsed.
+func (a *app) reporter() *reporter {
+	if a.rep == nil {
+		a.rep = &reporter{w: a.err, json: a.json, quiet: a.quiet, colour: a.getenv("NO_COLOR") == "" && a.getenv("TERM") != "dumb" && isTerminal(a.err)}
+	}
+	return a.rep
+}
+
+// isTerminal reports whether w is a terminal, or at least a device for characters.
+func isTerminal(w any) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	fi, err := f.Stat()
+	return err == nil && fi.Mode()&os.ModeCharDevice != 0
+}
+
+// maxLine bounds a line of standard input, in bytes. Cookies of some gateways have several kilobytes.
+const maxLine = 64 << 10
+
+// line reads the next line of standard input, which is what for.
+func (a *app) line(what string) (string, error) {
+	if a.lines == nil {
+		a.lines = bufio.NewReaderSize(a.in, maxLine)
+	}
+	b, err := a.lines.ReadSlice('\n')
+	switch {
+	case errors.Is(err, bufio.ErrBufferFull):
+		return "", usagef("standard input: the line with the %s is longer than %d bytes", what, maxLine)
+	case err != nil && !errors.Is(err, io.EOF):
+		return "", fmt.Errorf("reading the %s from standard input: %w", what, err)
+	}
+	s := strings.TrimRight(string(b), "\r\n")
+	if s == "" {
+		return "", usagef("standard input holds no %s: write it there as one line, such as with: printf '%%s\\n' \"$SECRET\" | culvert ...", what)
+	}
+	return s, nil
+}
+
+// exactArgs is cobra.ExactArgs with words that say what is missing.
+func exactArgs(names ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) < len(names) {
+			return usagef("%s is missing", names[len(args)])
+		}
+		if len(args) > len(names) {
+			return usagef("unexpected argument %q", args[len(names)])
+		}
+		return nil
+	}
+}

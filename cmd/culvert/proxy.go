@@ -1,0 +1,203 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"culvert.example/vpn"
+	"culvert.example/vpn/proxy"
+)
+
+// proxyFlags are the flags of the proxy command that are not about the gateway.
+type proxyFlags struct {
+	listen     []string
+	listenAuth string
+	allowOpen  bool
+}
+
+func (a *app) proxy() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "proxy [flags] GATEWAY",
+		Short: "Connect to a gateway and serve a SOCKS5 and HTTP proxy to what is behind it",
+		Long: `Proxy connects to an AnyConnect-compatible gateway, without root, and serves a proxy for what lies behind it: SOCKS5 with
+TCP and UDP, SOCKS4a, and HTTP with CONNECT and plain requests, all on one port. Names are resolved inside the tunnel.
+The tunnel prefers DTLS, falls back to TLS, and reconnects by itself; connections through it wait meanwhile.
+
+SIGINT and SIGTERM log out and end the command. SIGUSR1 prints the state, SIGUSR2 checks the paths to the gateway at once.
+
+` + exitHelp,
+		Example: `  culvert proxy --user alice vpn.example.com
+  printf '%s\n' "$PASSWORD" | culvert proxy -u alice --passwd-on-stdin --listen 127.0.0.1:1080 https://vpn.example.com/group
+  curl --socks5-hostname 127.0.0.1:1080 http://intranet.corp.example/
+  https_proxy=http://127.0.0.1:1080 git fetch`,
+		Args: gatewayArg,
+	}
+	c := a.addClientFlags(cmd)
+	var p proxyFlags
+	f := cmd.Flags()
+	f.StringArrayVar(&p.listen, "listen", []string{"127.0.0.1:1080"}, "serve the proxy on `ADDR:PORT` (repeatable)")
+	f.StringVar(&p.listenAuth, "listen-auth", "", "clients of the proxy must give a user and password that `FILE` has as a line USER:PASSWORD")
+	f.BoolVar(&p.allowOpen, "allow-open", false, "let everybody who reaches the port use the proxy")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.runProxy(cmd.Context(), c, &p, args)
+	}
+	return cmd
+}
+
+// runProxy opens the port, then the tunnel, and carries connections until one of them or the command ends.
+func (a *app) runProxy(ctx context.Context, c *clientFlags, p *proxyFlags, args []string) error {
+	server, err := c.target(args)
+	if err != nil {
+		return err
+	}
+	auth, err := a.proxyAuth(p.listenAuth)
+	if err != nil {
+		return err
+	}
+	// What is wrong on this side shows before a password is asked for or a one-time code is spent.
+	listeners, err := listen(p.listen)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, l := range listeners {
+			l.Close()
+		}
+	}()
+	cfg, ask, err := c.vpnConfig(ctx, a)
+	if err != nil {
+		return err
+	}
+	r := a.reporter()
+	r.say(event{Event: "tunnel", State: "connecting", Gateway: server}, "to %s", oneLine(server))
+	t, err := vpn.Dial(ctx, server, cfg)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	ask.leaveAlone()
+	if banner := oneLine(t.Status().Banner); banner != "" {
+		r.say(event{Event: "message", Message: banner}, "the gateway says: %s", banner)
+	}
+
+	srv := &proxy.Server{Dial: dialer(t), Auth: auth, AllowOpen: p.allowOpen, Logger: cfg.Logger}
+	defer srv.Close()
+	ended := make(chan error, len(listeners)+1)
+	for _, l := range listeners {
+		go func() { ended <- srv.Serve(l) }()
+	}
+	watching, unwatch := context.WithCancel(context.Background())
+	defer unwatch()
+	states := tell(r, t)
+	go watchNetwork(watching, t)
+	go watchSignals(watching, r, t)
+	for _, l := range listeners {
+		r.say(event{Event: "listen", State: "listening", Address: l.Addr().String()}, "SOCKS5 and HTTP proxy on %v", l.Addr())
+	}
+	defer states.stop(t)
+	remove, err := writePID(c.pidFile)
+	if err != nil {
+		return err
+	}
+	defer remove()
+
+	select {
+	case <-ctx.Done():
+		err = nil
+	case <-t.Done():
+		err = t.Err()
+	case err = <-ended:
+	}
+	states.stop(t)
+	srv.Close()
+	select {
+	case <-t.Done():
+	default:
+		t.Close()
+		r.say(event{Event: "tunnel", State: "closed"}, "logged out")
+	}
+	return notCanceled(err)
+}
+
+// dialer lets the proxy tell its clients why something is not reached.
+func dialer(t *vpn.Tunnel) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := t.DialContext(ctx, network, address)
+		switch {
+		case errors.Is(err, vpn.ErrDenied):
+			return nil, fmt.Errorf("%w: %w", proxy.ErrNotAllowed, err)
+		case errors.Is(err, vpn.ErrNoRoute):
+			return nil, fmt.Errorf("%w: %w", syscall.ENETUNREACH, err)
+		}
+		return conn, err
+	}
+}
+
+// listen opens the ports of the proxy, all or none.
+func listen(addresses []string) (ls []net.Listener, err error) {
+	for _, addr := range addresses {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			for _, l := range ls {
+				l.Close()
+			}
+			return nil, fmt.Errorf("--listen: %w", err)
+		}
+		ls = append(ls, l)
+	}
+	if len(ls) == 0 {
+		return nil, usagef("--listen: no address to listen on")
+	}
+	return ls, nil
+}
+
+// proxyAuth reads the file of --listen-auth.
+func (a *app) proxyAuth(file string) (func(user, password string) bool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	b, err := readSmall(file)
+	if err != nil {
+		return nil, &usageError{err: fmt.Errorf("--listen-auth: %w", err)}
+	}
+	var users []func(user, password string) bool
+	lines := bufio.NewScanner(bytes.NewReader(b))
+	for n := 1; lines.Scan(); n++ {
+		line := strings.TrimRight(lines.Text(), "\r")
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		user, password, ok := strings.Cut(line, ":")
+		if !ok || user == "" || password == "" {
+			return nil, usagef("--listen-auth %s:%d: want USER:PASSWORD", file, n)
+		}
+		if len(user) > 255 || len(password) > 255 {
+			return nil, usagef("--listen-auth %s:%d: SOCKS5 has room for 255 bytes of user and of password", file, n)
+		}
+		users = append(users, proxy.Password(user, password))
+	}
+	if err := lines.Err(); err != nil {
+		return nil, &usageError{err: fmt.Errorf("--listen-auth %s: %w", file, err)}
+	}
+	if len(users) == 0 {
+		return nil, usagef("--listen-auth %s: it holds no line USER:PASSWORD", file)
+	}
+	a.checkPrivate(file, "listen-auth")
+	return func(user, password string) bool {
+		ok := false
+		for _, check := range users { // all of them, so that the time tells nothing
+			if check(user, password) {
+				ok = true
+			}
+		}
+		return ok
+	}, nil
+}

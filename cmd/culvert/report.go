@@ -1,0 +1,162 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"culvert.example/vpn"
+)
+
+// An event is a line of --json. Fields that do not apply are left out.
+type event struct {
+	Time time.Time `json:"time"`
+	// Event is what this is about: tunnel, listen, session, message or error.
+	Event string `json:"event"`
+	// State is connecting, connected, reconnecting or closed for a tunnel, listening for a listener, and login, connected,
+	// disconnected or closed for a session.
+	State string `json:"state,omitempty"`
+	// Path is dtls or tls.
+	Path string `json:"path,omitempty"`
+	// Address is the first inner address of a tunnel or session, or where a listener listens.
+	Address   string       `json:"address,omitempty"`
+	Addresses []netip.Addr `json:"addresses,omitempty"`
+
+	Gateway string `json:"gateway,omitempty"`
+	MTU     int    `json:"mtu,omitempty"`
+	Session string `json:"session,omitempty"`
+	User    string `json:"user,omitempty"`
+	Remote  string `json:"remote,omitempty"`
+	Pin     string `json:"pin,omitempty"`
+	Message string `json:"message,omitempty"`
+	Error   string `json:"error,omitempty"`
+	Hint    string `json:"hint,omitempty"`
+	Exit    *int   `json:"exit,omitempty"`
+}
+
+// A reporter tells on standard error what happens: to a person, or with --json to a program.
+type reporter struct {
+	mu     sync.Mutex
+	w      io.Writer
+	json   bool
+	quiet  bool
+	colour bool
+}
+
+// Escape sequences of the few colours, and none where they are not wanted.
+const (
+	red    = "\x1b[31m"
+	green  = "\x1b[32m"
+	yellow = "\x1b[33m"
+	bold   = "\x1b[1m"
+	plain  = "\x1b[0m"
+)
+
+func (r *reporter) paint(colour, s string) string {
+	if !r.colour || colour == "" {
+		return s
+	}
+	return colour + s + plain
+}
+
+// colourOf says how a state is shown.
+func colourOf(state string) string {
+	switch state {
+	case "connected", "listening":
+		return green
+	case "reconnecting", "connecting":
+		return yellow
+	case "closed", "error":
+		return red
+	}
+	return ""
+}
+
+// say tells an event: with text to a person, all of it to a program.
+func (r *reporter) say(e event, format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.json {
+		e.Time = time.Now()
+		json.NewEncoder(r.w).Encode(e)
+		return
+	}
+	if r.quiet {
+		return
+	}
+	state := ""
+	if e.State != "" {
+		state = r.paint(colourOf(e.State), e.State) + ": "
+	}
+	fmt.Fprintf(r.w, "culvert: %s%s\n", state, fmt.Sprintf(format, args...))
+}
+
+// warn tells what the user should know, even if quiet.
+func (r *reporter) warn(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.json {
+		json.NewEncoder(r.w).Encode(event{Time: time.Now(), Event: "message", Message: text})
+		return
+	}
+	fmt.Fprintf(r.w, "culvert: %s %s\n", r.paint(yellow, "warning:"), text)
+}
+
+// fail tells the error that the command ends with, and what to do about it.
+func (r *reporter) fail(err error, code exitCode) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	text, advice := oneLine(plainText(err)), hint(err)
+	if r.json {
+		exit := int(code)
+		json.NewEncoder(r.w).Encode(event{Time: time.Now(), Event: "error", Error: text, Hint: advice, Exit: &exit})
+		return
+	}
+	fmt.Fprintf(r.w, "culvert: %s %s\n", r.paint(red, "error:"), text)
+	if advice != "" {
+		fmt.Fprintln(r.w, advice)
+	}
+}
+
+// plainText returns the text of an error, without the name of the call that failed: to a person the command did.
+func plainText(err error) string {
+	if op := (*vpn.OpError)(nil); errors.As(err, &op) && err == error(op) {
+		return op.Err.Error()
+	}
+	return err.Error()
+}
+
+// logger returns a logger for the library, at the level that -v asks for.
+func (r *reporter) logger(verbose int) *slog.Logger {
+	level := slog.LevelWarn
+	switch {
+	case verbose == 1:
+		level = slog.LevelInfo
+	case verbose > 1:
+		level = slog.LevelDebug
+	case r.quiet:
+		level = slog.LevelError
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	w := &lockedWriter{r}
+	if r.json {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+// A lockedWriter keeps log lines and events from mixing.
+type lockedWriter struct{ r *reporter }
+
+// Write implements io.Writer.
+func (w *lockedWriter) Write(p []byte) (int, error) {
+	w.r.mu.Lock()
+	defer w.r.mu.Unlock()
+	return w.r.w.Write(p)
+}

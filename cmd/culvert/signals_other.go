@@ -1,0 +1,16 @@
+//go:build !unix
+
+package main
+
+import (
+	"context"
+	"os"
+
+	"culvert.example/vpn"
+)
+
+// watchSignals does nothing: there are no such signals here.
+func watchSignals(context.Context, *reporter, *vpn.Tunnel) {}
+
+// reloadSignal returns a channel that gets nothing.
+func reloadSignal() (signals chan os.Signal, stop func()) { return make(chan os.Signal), func() {} }

@@ -1,0 +1,39 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"culvert.example/vpn"
+)
+
+// watchSignals answers SIGUSR1 with the state of the tunnel and SIGUSR2 with a check of its paths, as openconnect does.
+func watchSignals(ctx context.Context, r *reporter, t *vpn.Tunnel) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGUSR2)
+	defer signal.Stop(signals)
+	for {
+		select {
+		case sig := <-signals:
+			if sig == syscall.SIGUSR2 {
+				t.NetworkChanged()
+				continue
+			}
+			s := t.Status()
+			r.say(tunnelEvent(s), "%s; sent %d bytes, received %d", describe(s), s.Counters.SentBytes, s.Counters.ReceivedBytes)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// reloadSignal returns a channel that gets SIGHUP, which asks a server to read its files again.
+func reloadSignal() (signals chan os.Signal, stop func()) {
+	signals = make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	return signals, func() { signal.Stop(signals) }
+}
