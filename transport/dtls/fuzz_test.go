@@ -13,11 +13,27 @@ const aHello = "16fefd000000000000000000620100005600000000000000" +
 	"2007070707070707070707070707070707070707070707070707070707070707070000" +
 	"0600a900a8ccab0100000a00160000001700000000"
 
-func FuzzHello(f *testing.F) {
-	b, err := hex.DecodeString(aHello)
+// fitted returns the ClientHello with the lengths in the headers of record and handshake made to fit.
+func fitted(t testing.TB, text string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(text)
 	if err != nil {
-		f.Fatal(err)
+		t.Fatal(err)
 	}
+	return fit(b)
+}
+
+func fit(b []byte) []byte {
+	n := len(b) - recordHeader
+	b[11], b[12] = byte(n>>8), byte(n)
+	n -= handshakeHeader
+	b[14], b[15], b[16] = 0, byte(n>>8), byte(n)
+	copy(b[22:25], b[14:17])
+	return b
+}
+
+func FuzzHello(f *testing.F) {
+	b := fitted(f, aHello)
 	f.Add(b)
 	f.Add(b[:60])
 	f.Fuzz(func(t *testing.T, d []byte) {
@@ -29,26 +45,14 @@ func FuzzHello(f *testing.F) {
 }
 
 func TestParseHello(t *testing.T) {
-	b, err := hex.DecodeString(aHello)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The lengths in the record and handshake headers are made to fit.
-	fix := func(b []byte) []byte {
-		n := len(b) - recordHeader
-		b[11], b[12] = byte(n>>8), byte(n)
-		n -= handshakeHeader
-		b[14], b[15], b[16] = 0, byte(n>>8), byte(n)
-		copy(b[22:25], b[14:17])
-		return b
-	}
-	if h, ok := parseHello(fix(b)); !ok || len(h.id) != 32 || h.id[0] != 7 {
+	b := fitted(t, aHello)
+	if h, ok := parseHello(b); !ok || len(h.id) != 32 || h.id[0] != 7 {
 		t.Fatalf("parseHello = %x, %v", h.id, ok)
 	}
 	// No session id, but the extension.
 	ext := append([]byte(nil), b[:59]...)
 	ext = append(ext, 0 /* id */, 0 /* cookie */, 0, 2, 0, 0xa9, 1, 0, 0, 14, 0, 23, 0, 0, 0xbb, 0x92, 0, 6, 5, 'h', 'e', 'l', 'l', 'o')
-	if h, ok := parseHello(fix(ext)); !ok || string(h.id) != "hello" {
+	if h, ok := parseHello(fit(ext)); !ok || string(h.id) != "hello" {
 		t.Fatalf("parseHello with the extension = %q, %v", h.id, ok)
 	}
 	ext[len(ext)-6] = 6

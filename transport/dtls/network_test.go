@@ -83,6 +83,7 @@ func TestEarlyData(t *testing.T) {
 }
 
 func TestRefusesFullHandshake(t *testing.T) {
+	t.Parallel()
 	cert, err := selfsign.GenerateSelfSigned()
 	if err != nil {
 		t.Fatal(err)
@@ -99,7 +100,12 @@ func TestRefusesFullHandshake(t *testing.T) {
 			if err != nil {
 				return
 			}
-			work.Go(func() { c.(*pion.Conn).Handshake(); c.Close() })
+			work.Go(func() {
+				ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+				defer cancel()
+				c.(*pion.Conn).HandshakeContext(ctx)
+				c.Close()
+			})
 		}
 	})
 	defer work.Wait()
@@ -149,6 +155,7 @@ func TestUnsupported(t *testing.T) {
 }
 
 func TestNobodyListens(t *testing.T) {
+	t.Parallel()
 	pc, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
@@ -272,6 +279,7 @@ func TestMTUHole(t *testing.T) {
 }
 
 func TestMTUHoleAppears(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t, &ServerSession{PSK: testPSK(), Beat: liveness.Config{DPD: time.Minute}})
 	r := newRelay(t, g.addr())
 	client := mustDial(t, r.addr(), g.config())
@@ -299,6 +307,7 @@ func TestMTUHoleAppears(t *testing.T) {
 }
 
 func TestPathTooNarrow(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t, &ServerSession{PSK: testPSK()})
 	r := newRelay(t, g.addr())
 	r.set(hole(1200), hole(1200))
@@ -311,6 +320,7 @@ func TestPathTooNarrow(t *testing.T) {
 
 // TestBriefAnswers has a peer that answers each request with one byte, as openconnect and others do.
 func TestBriefAnswers(t *testing.T) {
+	t.Parallel()
 	for _, limit := range []int{maxDatagram, 1000} {
 		l := briefPeer(t)
 		r := newRelay(t, l)
@@ -334,18 +344,15 @@ func briefPeer(t *testing.T) netip.AddrPort {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var work sync.WaitGroup
-	var mu sync.Mutex
+	var accepting, work sync.WaitGroup
 	var conns []net.Conn
-	work.Go(func() {
+	accepting.Go(func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			mu.Lock()
 			conns = append(conns, c)
-			mu.Unlock()
 			work.Go(func() {
 				b := make([]byte, 4000)
 				for {
@@ -362,17 +369,17 @@ func briefPeer(t *testing.T) netip.AddrPort {
 	})
 	t.Cleanup(func() {
 		l.Close()
-		mu.Lock()
+		accepting.Wait()
 		for _, c := range conns {
 			c.Close()
 		}
-		mu.Unlock()
 		work.Wait()
 	})
 	return l.Addr().(*net.UDPAddr).AddrPort()
 }
 
 func TestRoaming(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t, &ServerSession{PSK: testPSK()})
 	r := newRelay(t, g.addr())
 	client := mustDial(t, r.addr(), g.config())
@@ -431,6 +438,7 @@ func TestRedial(t *testing.T) {
 }
 
 func TestStrangers(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t, &ServerSession{PSK: testPSK()})
 	hello := recordedHello(t, g)
 	s, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(g.addr()))
@@ -465,6 +473,7 @@ func TestStrangers(t *testing.T) {
 
 // TestHelloFlood sends the ClientHello of a session over and over from everywhere. The session comes up all the same.
 func TestHelloFlood(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t, &ServerSession{PSK: testPSK()})
 	hello := recordedHello(t, g)
 	for range 50 {
@@ -512,6 +521,7 @@ func recordedHello(t testing.TB, g *gateway) []byte {
 }
 
 func TestDead(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t, &ServerSession{PSK: testPSK()})
 	r := newRelay(t, g.addr())
 	client := mustDial(t, r.addr(), g.config())
@@ -531,6 +541,7 @@ func TestDead(t *testing.T) {
 }
 
 func TestRekey(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t, &ServerSession{PSK: testPSK()})
 	cfg := g.config()
 	cfg.Beat.Rekey = time.Second
