@@ -20,6 +20,15 @@ const (
 	// udpMargin is how much later than the last packet over DTLS one over TLS must come to say that the client has left
 	// DTLS: packets that were under way on both overtake each other.
 	udpMargin = time.Second
+
+	// The path of the datagrams may break without a word. TCP data that is not answered by anything for narrowAfter makes the
+	// gateway send large packets by TLS for narrowFor, in case only those are lost, and for deadAfter all of them, until the
+	// client is heard by DTLS again.
+	narrowAfter = time.Second
+	narrowFor   = 30 * time.Second
+	deadAfter   = 3 * time.Second
+	// smallPacket is the size in bytes of a packet that gets through wherever IPv6 does, with room for the headers of DTLS.
+	smallPacket = 1280 - 40 - 8 - tunnelOverhead
 )
 
 // A tunnel is the TLS connection of a session: what one CONNECT leads to.
@@ -46,12 +55,15 @@ type paths struct {
 	// udpActive says that packets go to the client by DTLS.
 	udpActive atomic.Bool
 	lastUDP   atomic.Int64 // when the last packet came by DTLS, in Unix nanoseconds
+	unheard   atomic.Int64 // since when TCP data is not answered, in Unix nanoseconds; 0 if it is
 }
 
 // datagrams are the DTLS channel of a session.
 type datagrams struct {
 	s    *session
 	conn *dtls.Conn
+	// narrowUntil is how long large packets go by TLS. It belongs to the goroutine that writes.
+	narrowUntil time.Time
 	*channel
 }
 
@@ -231,6 +243,7 @@ func (s *session) attach(conn *dtls.Conn) {
 	old := s.paths.udp.Swap(u)
 	// The client begins with a record that shows that its handshake is complete, so it hears us.
 	s.paths.lastUDP.Store(time.Now().UnixNano())
+	s.paths.unheard.Store(0)
 	s.paths.udpActive.Store(true)
 	u.wg.Go(u.read)
 	u.wg.Go(u.write)
@@ -257,6 +270,7 @@ func (u *datagrams) read() {
 		}
 		p := &u.s.paths
 		p.lastUDP.Store(time.Now().UnixNano())
+		p.unheard.Store(0)
 		if !p.udpActive.Load() && p.udp.Load() == u {
 			p.udpActive.Store(true)
 		}
@@ -277,24 +291,84 @@ func (u *datagrams) write() {
 		if !ok {
 			return
 		}
-		for out := b[:n]; len(out) > 0; {
-			if !u.s.paths.udpActive.Load() {
-				u.s.sendTLS(out)
-				break
-			}
-			sent, err := u.conn.WriteBatch(out)
-			if err == nil {
-				break
-			}
-			out = out[sent:]
-			if errors.Is(err, packet.ErrTooBig) {
-				u.s.sendTLS(out[:1])
-				out = out[1:]
+		u.transmit(b[:n], time.Now())
+	}
+}
+
+// transmit sends packets by DTLS, and those that must not or cannot go that way by TLS.
+func (u *datagrams) transmit(b packet.Batch, now time.Time) {
+	u.doubt(b, now)
+	for len(b) > 0 {
+		if !u.s.paths.udpActive.Load() {
+			u.s.sendTLS(b)
+			return
+		}
+		if now.Before(u.narrowUntil) {
+			if n := run(b, true); n > 0 {
+				u.s.sendTLS(b[:n])
+				b = b[n:]
 				continue
 			}
+		}
+		part := b
+		if now.Before(u.narrowUntil) {
+			part = b[:run(b, false)]
+		}
+		sent, err := u.conn.WriteBatch(part)
+		switch {
+		case err == nil:
+			b = b[len(part):]
+		case errors.Is(err, packet.ErrTooBig):
+			u.s.sendTLS(b[sent : sent+1])
+			b = b[sent+1:]
+		default:
 			u.s.paths.udpActive.Store(false)
+			b = b[sent:]
 		}
 	}
+}
+
+// run returns how many packets at the front of b are large, or are not.
+func run(b packet.Batch, large bool) int {
+	for i := range b {
+		if (b[i].Len() > smallPacket) != large {
+			return i
+		}
+	}
+	return len(b)
+}
+
+// doubt notes what ought to be answered, and draws conclusions if nothing was for too long.
+func (u *datagrams) doubt(b packet.Batch, now time.Time) {
+	p := &u.s.paths
+	since := p.unheard.Load()
+	if since == 0 {
+		if wantsAnswer(b) {
+			p.unheard.CompareAndSwap(0, now.UnixNano())
+		}
+		return
+	}
+	switch silent := now.Sub(time.Unix(0, since)); {
+	case silent > deadAfter:
+		p.unheard.Store(0)
+		p.udpActive.Store(false)
+		u.s.srv.log.Info("nothing is heard by DTLS, packets go by TLS", "session", u.s.id, "user", u.s.user)
+	case silent > narrowAfter && !now.Before(u.narrowUntil):
+		u.narrowUntil = now.Add(narrowFor)
+		u.s.srv.log.Debug("large packets go by TLS for a while", "session", u.s.id, "user", u.s.user)
+	}
+}
+
+// wantsAnswer reports whether there is TCP data in b. What other protocols send may well be answered by nothing.
+func wantsAnswer(b packet.Batch) bool {
+	const tcp, bare = 6, 100
+	for i := range b {
+		p := b[i].Bytes()
+		if len(p) > bare && (p[0]>>4 == 4 && p[9] == tcp || p[0]>>4 == 6 && p[6] == tcp) {
+			return true
+		}
+	}
+	return false
 }
 
 // receive takes packets from the client: it drops those that are not from its addresses, and passes on the others.
