@@ -172,9 +172,9 @@ func (c *Conn) MTU() int { return int(c.mtu.Load()) }
 // CipherSuite returns the name of what protects the records, such as "PSK-AES256-GCM-SHA384".
 func (c *Conn) CipherSuite() string { return c.suite.name }
 
-// Probe has the peer probed at once, such as after a change of the network. If it does not answer within about 1.5 seconds,
+// Check has the peer probed at once, such as after a change of the network. If it does not answer within about 1.5 seconds,
 // the Conn ends.
-func (c *Conn) Probe() { c.beat.Check() }
+func (c *Conn) Check() { c.beat.Check() }
 
 // Stats returns counts of what has happened.
 func (c *Conn) Stats() Stats {

@@ -530,7 +530,7 @@ func TestDead(t *testing.T) {
 	nothing := func([]byte) [][]byte { return nil }
 	r.set(nothing, nothing)
 	start := time.Now()
-	client.Probe()
+	client.Check()
 	cp.wantEnd(t, heartbeat.ErrDead)
 	if d := time.Since(start); d > 4*time.Second {
 		t.Fatalf("it took %v to notice", d)
