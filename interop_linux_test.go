@@ -61,40 +61,6 @@ func (l *lab) config(s *ocserv.Server) *vpn.Config {
 	}
 }
 
-// dial opens a tunnel that is closed with the test.
-func dial(t *testing.T, server string, cfg *vpn.Config) *vpn.Tunnel {
-	t.Helper()
-	tun, err := vpn.Dial(timeout(t, 30*time.Second), server, cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("status: %+v", tun.Status())
-		}
-		tun.Close()
-	})
-	return tun
-}
-
-// over waits until the tunnel sends on a path.
-func over(t *testing.T, tun *vpn.Tunnel, path string, within time.Duration) {
-	t.Helper()
-	eventually(t, within, "packets go over "+path, func() bool { return tun.Status().Path == path })
-}
-
-// echo checks that the tunnel carries some data there and back.
-func echo(t *testing.T, tun *vpn.Tunnel, to netip.AddrPort) {
-	t.Helper()
-	conn, err := tun.DialContext(timeout(t, 10*time.Second), "tcp", to.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := startFlow(t, conn, 4<<20)
-	time.Sleep(300 * time.Millisecond)
-	f.finish(t)
-}
-
 func TestOcserv(t *testing.T) {
 	leak.Check(t)
 	l := newLab(t)
@@ -345,25 +311,6 @@ func TestOcservRekey(t *testing.T) {
 			f.finish(t)
 		})
 	}
-}
-
-func flowTo(t *testing.T, tun *vpn.Tunnel, to netip.AddrPort) *flow {
-	t.Helper()
-	conn, err := tun.DialContext(timeout(t, 10*time.Second), "tcp", to.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := startFlow(t, conn, 2<<20)
-	eventually(t, 10*time.Second, "the stream begins", func() bool { return f.received() > 1<<20 })
-	f.stalled()
-	return f
-}
-
-// progress fails unless more of the stream comes within the time.
-func (f *flow) progress(t *testing.T, within time.Duration) {
-	t.Helper()
-	have := f.received()
-	eventually(t, within, "the stream goes on", func() bool { return f.received() > have+64<<10 })
 }
 
 // nft puts a ruleset on a host, and returns a function that takes it away.
