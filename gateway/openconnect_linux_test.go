@@ -31,13 +31,14 @@ import (
 
 // script configures the TUN device as the gateway says, as vpnc-script does, but touches nothing else.
 const script = `#!/bin/sh
+if [ "$reason" = connect ]; then
+	ip link set dev "$TUNDEV" up mtu "$INTERNAL_IP4_MTU"
+	ip addr add "$INTERNAL_IP4_ADDRESS/32" dev "$TUNDEV"
+	ip -6 addr add "$INTERNAL_IP6_ADDRESS/128" dev "$TUNDEV" nodad
+	for net in 10.20.0.0/24 172.31.0.0/16; do ip route add "$net" dev "$TUNDEV"; done
+	for net in fd20::/64 fd31::/64; do ip -6 route add "$net" dev "$TUNDEV"; done
+fi
 echo "$reason $INTERNAL_IP4_ADDRESS $INTERNAL_IP6_ADDRESS mtu $INTERNAL_IP4_MTU" >>"$(dirname "$0")/script.log"
-[ "$reason" = connect ] || exit 0
-ip link set dev "$TUNDEV" up mtu "$INTERNAL_IP4_MTU"
-ip addr add "$INTERNAL_IP4_ADDRESS/32" dev "$TUNDEV"
-ip -6 addr add "$INTERNAL_IP6_ADDRESS/128" dev "$TUNDEV" nodad
-for net in 10.20.0.0/24 172.31.0.0/16; do ip route add "$net" dev "$TUNDEV"; done
-for net in fd20::/64 fd31::/64; do ip -6 route add "$net" dev "$TUNDEV"; done
 `
 
 // An openconnectLab has a gateway on one host and the real client on another.
@@ -183,7 +184,7 @@ func (o *openconnect) up(path string) SessionInfo {
 	var s SessionInfo
 	o.wait("the tunnel is up", func() bool {
 		list := o.l.Sessions()
-		if len(list) != 1 || !strings.Contains(o.script(), "connect ") || !strings.Contains(o.out.String(), "Configured as") {
+		if len(list) != 1 || !strings.Contains(o.script(), "\nconnect ") || !strings.Contains(o.out.String(), "Configured as") {
 			return false
 		}
 		s = list[0]
@@ -262,7 +263,7 @@ func TestOpenconnect(t *testing.T) {
 			if first.User != "alice" || !strings.HasPrefix(first.DTLSCipher, tt.cipher) || len(first.Addresses) != 2 {
 				t.Errorf("session %+v", first)
 			}
-			if want := fmt.Sprintf("connect %s %s mtu %d", first.Addresses[0], first.Addresses[1], tt.mtu); !strings.Contains(o.script(), want) {
+			if want := fmt.Sprintf("\nconnect %s %s mtu %d", first.Addresses[0], first.Addresses[1], tt.mtu); !strings.Contains(o.script(), want) {
 				t.Errorf("the client configured %q, want %q", o.script(), want)
 			}
 			l.traffic(t, tt.name == "PSK")
