@@ -59,8 +59,8 @@ type Config struct {
 	// minutes is used. If negative, it never gives up.
 	ReconnectTimeout time.Duration
 
-	// UserAgent is what the client calls itself; some gateways answer only to what they know. If empty, the default is
-	// "AnyConnect-compatible OpenConnect VPN Agent v9.01".
+	// UserAgent is what the client calls itself; some gateways answer only to what they know. If empty, it is
+	// login.DefaultUserAgent.
 	UserAgent string
 	// OS is the platform to report: linux, linux-64, win, mac-intel, android or apple-ios. If empty, it is that of the
 	// machine.
