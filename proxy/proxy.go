@@ -15,6 +15,8 @@
 // A Server is never an open relay by accident: without Auth it refuses to listen on anything but a loopback address or a
 // Unix socket, unless AllowOpen says so. A web page cannot use it through the browser that shows the page, since
 // requests in origin form, the only ones a page can cause, are refused.
+//
+// For programs that know no proxy, [Server.Forward] binds a port to one destination.
 package proxy
 
 import (
@@ -60,6 +62,8 @@ var (
 
 	// ErrNotAllowed is for a Dial function to wrap: the destination is forbidden. Clients are told so.
 	ErrNotAllowed = errors.New("destination not allowed")
+
+	errNoDial = errors.New("proxy: Server.Dial is not set")
 )
 
 // A Server is a SOCKS and HTTP proxy. Dial must be set; the zero value of every other field is usable. The fields must
@@ -97,13 +101,13 @@ type Server struct {
 	httpIn  *handover
 	forward http.Handler
 	backend *http.Transport
+	serving sync.Once // httpIn
 	buffers sync.Pool // of *[]byte, copyBuffer long
 	ctx     context.Context
 	cancel  context.CancelFunc
 
 	mu        sync.Mutex
 	closed    bool
-	serving   bool // httpIn is being served
 	listeners map[net.Listener]struct{}
 	conns     map[io.Closer]struct{}
 	clients   int
@@ -148,19 +152,20 @@ func (s *Server) Serve(l net.Listener) error {
 	s.init()
 	defer l.Close()
 	if s.Dial == nil {
-		return errors.New("proxy: Server.Dial is not set")
+		return errNoDial
 	}
 	if s.Auth == nil && !s.AllowOpen && !private(l.Addr()) {
 		return fmt.Errorf("%w (listening on %v)", ErrOpenRelay, l.Addr())
 	}
+	return s.accept(l, (*client).serve)
+}
+
+// accept starts handle, in a goroutine of its own, for every client that l accepts and there is room for.
+func (s *Server) accept(l net.Listener, handle func(*client)) error {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
 		return ErrServerClosed
-	}
-	if !s.serving {
-		s.serving = true
-		s.wg.Go(func() { s.http.Serve(s.httpIn) })
 	}
 	s.listeners[l] = struct{}{}
 	s.mu.Unlock()
@@ -198,7 +203,7 @@ func (s *Server) Serve(l net.Listener) error {
 			nc.Close()
 			continue
 		}
-		go c.serve()
+		go handle(c)
 	}
 }
 
@@ -361,6 +366,7 @@ func (c *client) serve() {
 	case 'A' <= b && b <= 'Z', 'a' <= b && b <= 'z', b == '\r', b == '\n':
 		c.first = first[:]
 		c.SetDeadline(time.Time{})
+		s.serving.Do(func() { s.wg.Go(func() { s.http.Serve(s.httpIn) }) })
 		if !s.httpIn.give(c) {
 			c.Close()
 		}
