@@ -73,6 +73,9 @@ func TestUsage(t *testing.T) {
 		{"proxy --no-cert-check gw", "", "--servercert pin-sha256:"},
 		{"proxy -p secret gw", "", "--key-password-file"},
 		{"proxy --listen-auth " + filepath.Join(dir, "nothing") + " gw", "", "--listen-auth"},
+		{"proxy -L 80:h gw", "", "[BIND:]PORT:HOST:HOSTPORT"},
+		{"proxy -L 80:h:0 gw", "", "no port of a host"},
+		{"proxy --local-forward :80:h:80 gw", "", "to listen on: a host is missing"},
 		{"connect gw", "", "culvert proxy GATEWAY"},
 		{"connect --authenticate --cookieonly gw", "", "one of"},
 		{"connect --authenticate --cookie x gw", "", "culvert proxy --cookie-on-stdin"},
@@ -132,7 +135,7 @@ func TestFlags(t *testing.T) {
 		"mtu/m", "pid-file", "no-cert-check", "config", "server", "force-dpd", "no-system-trust", "json", "quiet/q", "verbose/v",
 	}
 	for command, flags := range map[string][]string{
-		"proxy":    append([]string{"listen", "listen-auth", "allow-open"}, client...),
+		"proxy":    append([]string{"listen", "listen-auth", "allow-open", "local-forward/L"}, client...),
 		"connect":  append([]string{"authenticate", "cookieonly"}, client...),
 		"serve":    {"listen", "user-file", "cert", "key", "self-signed", "pool", "route", "no-route", "dns", "no-dtls", "config", "json", "quiet/q", "verbose/v", "control", "pid-file", "mtu/m"},
 		"sessions": {"control", "json"},
@@ -196,6 +199,7 @@ func TestCompletion(t *testing.T) {
 		{[]string{"__complete", "proxy", "--token-mode", ""}, "totp"},
 		{[]string{"__complete", "se"}, "serve"},
 		{[]string{"__complete", "proxy", "--serverc"}, "--servercert"},
+		{[]string{"__complete", "proxy", "--local"}, "--local-forward"},
 	} {
 		if got := culvert(t, "", tt.args...); !strings.Contains(got.out, tt.want) {
 			t.Errorf("%q lacks %q:\n%s", tt.args, tt.want, got.out)
@@ -206,7 +210,7 @@ func TestCompletion(t *testing.T) {
 // TestConfig checks that a file and a command line are put together.
 func TestConfig(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "c.toml")
-	text := "server = 'gw.example'\nuser = 'from file'\nno-dtls = true\nreconnect-timeout = 60\nlisten = ['127.0.0.1:1', '127.0.0.1:2']\nservercert = 'pin-sha256:AAAA'\nmtu = 1300\ncookie = 'c'\n"
+	text := "server = 'gw.example'\nuser = 'from file'\nno-dtls = true\nreconnect-timeout = 60\nlisten = ['127.0.0.1:1', '127.0.0.1:2']\nlocal-forward = '1:h:2'\nservercert = 'pin-sha256:AAAA'\nmtu = 1300\ncookie = 'c'\n"
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -225,7 +229,7 @@ func TestConfig(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"server": "gw.example", "user": "from the command line", "no-dtls": "true", "reconnect-timeout": "60", "listen": "[127.0.0.1:1,127.0.0.1:2]",
-		"servercert": "[pin-sha256:AAAA]", "mtu": "1300",
+		"servercert": "[pin-sha256:AAAA]", "mtu": "1300", "local-forward": "[1:h:2]",
 	} {
 		if got := cmd.Flag(name).Value.String(); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)

@@ -129,7 +129,7 @@ func hint(err error) string {
 	case errors.Is(err, proxy.ErrOpenRelay):
 		return "Listen on 127.0.0.1, give --listen-auth FILE with a line USER:PASSWORD, or, where a firewall protects the port, --allow-open."
 	case errors.Is(err, syscall.EADDRINUSE):
-		return "Another program listens there. Choose another port with --listen."
+		return "Another program listens there. Choose another port."
 	case errors.Is(err, os.ErrPermission) && errors.Is(err, syscall.EACCES):
 		return "This user may not do that. Ports below 1024 and files of others need more rights."
 	}

@@ -21,6 +21,7 @@ type proxyFlags struct {
 	listen     []string
 	listenAuth string
 	allowOpen  bool
+	forwards   []string
 }
 
 func (a *app) proxy() *cobra.Command {
@@ -29,6 +30,7 @@ func (a *app) proxy() *cobra.Command {
 		Short: "Connect to a gateway and serve a SOCKS5 and HTTP proxy to what is behind it",
 		Long: `Proxy connects to an AnyConnect-compatible gateway, without root, and serves a proxy for what lies behind it: SOCKS5 with
 TCP and UDP, SOCKS4a, and HTTP with CONNECT and plain requests, all on one port. Names are resolved inside the tunnel.
+For programs that know no proxy, --local-forward binds a port of this machine to one destination, as ssh and ocproxy do.
 The tunnel prefers DTLS, falls back to TLS, and reconnects by itself; connections through it wait meanwhile.
 
 SIGINT and SIGTERM log out and end the command. SIGUSR1 prints the state, SIGUSR2 checks the paths to the gateway at once.
@@ -37,7 +39,8 @@ SIGINT and SIGTERM log out and end the command. SIGUSR1 prints the state, SIGUSR
 		Example: `  culvert proxy --user alice vpn.example.com
   printf '%s\n' "$PASSWORD" | culvert proxy -u alice --passwd-on-stdin --listen 127.0.0.1:1080 https://vpn.example.com/group
   curl --socks5-hostname 127.0.0.1:1080 http://intranet.corp.example/
-  https_proxy=http://127.0.0.1:1080 git fetch`,
+  https_proxy=http://127.0.0.1:1080 git fetch
+  culvert proxy -L 5432:db.corp.example:5432 -L 8022:[fd00:20::7]:22 vpn.example.com`,
 		Args: gatewayArg,
 	}
 	c := a.addClientFlags(cmd)
@@ -46,6 +49,9 @@ SIGINT and SIGTERM log out and end the command. SIGUSR1 prints the state, SIGUSR
 	f.StringArrayVar(&p.listen, "listen", []string{"127.0.0.1:1080"}, "serve the proxy on `ADDR:PORT` (repeatable)")
 	f.StringVar(&p.listenAuth, "listen-auth", "", "clients of the proxy must give a user and password that `FILE` has as a line USER:PASSWORD")
 	f.BoolVar(&p.allowOpen, "allow-open", false, "let everybody who reaches the port use the proxy")
+	f.StringArrayVarP(&p.forwards, "local-forward", "L", nil, "carry connections to local PORT through the tunnel to HOST:HOSTPORT, as `[BIND:]PORT:HOST:HOSTPORT` says (repeatable); BIND is 127.0.0.1 unless given, * stands for all addresses")
+	cmd.RegisterFlagCompletionFunc("local-forward", cobra.NoFileCompletions)
+	cmd.RegisterFlagCompletionFunc("listen", cobra.NoFileCompletions)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return a.runProxy(cmd.Context(), c, &p, args)
 	}
@@ -63,15 +69,20 @@ func (a *app) runProxy(ctx context.Context, c *clientFlags, p *proxyFlags, args 
 		return err
 	}
 	// What is wrong on this side shows before a password is asked for or a one-time code is spent.
-	listeners, err := listen(p.listen)
+	forwards, err := parseForwards(p.forwards)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		for _, l := range listeners {
-			l.Close()
-		}
-	}()
+	listeners, err := listen("listen", p.listen)
+	if err != nil {
+		return err
+	}
+	defer closeAll(listeners)
+	entrances, err := listenForwards(forwards)
+	if err != nil {
+		return err
+	}
+	defer closeAll(entrances)
 	cfg, ask, err := c.vpnConfig(ctx, a)
 	if err != nil {
 		return err
@@ -88,11 +99,17 @@ func (a *app) runProxy(ctx context.Context, c *clientFlags, p *proxyFlags, args 
 		r.say(event{Event: "message", Message: banner}, "the gateway says: %s", banner)
 	}
 
-	srv := &proxy.Server{Dial: dialer(t), Auth: auth, AllowOpen: p.allowOpen, Logger: cfg.Logger}
+	dial := dialer(t)
+	srv := &proxy.Server{Dial: dial, Auth: auth, AllowOpen: p.allowOpen, Logger: cfg.Logger}
 	defer srv.Close()
-	ended := make(chan error, len(listeners)+1)
+	fwd := a.forwarder(dial, cfg.Logger)
+	defer fwd.Close()
+	ended := make(chan error, len(listeners)+len(entrances))
 	for _, l := range listeners {
 		go func() { ended <- srv.Serve(l) }()
+	}
+	for i, l := range entrances {
+		go func() { ended <- fwd.Forward(l, forwards[i].target) }()
 	}
 	watching, unwatch := context.WithCancel(context.Background())
 	defer unwatch()
@@ -101,6 +118,10 @@ func (a *app) runProxy(ctx context.Context, c *clientFlags, p *proxyFlags, args 
 	go watchSignals(watching, r, t)
 	for _, l := range listeners {
 		r.say(event{Event: "listen", State: "listening", Address: l.Addr().String()}, "SOCKS5 and HTTP proxy on %v", l.Addr())
+	}
+	for i, l := range entrances {
+		to := forwards[i].target
+		r.say(event{Event: "forward", State: "listening", Address: l.Addr().String(), Target: to}, "%v leads to %s", l.Addr(), to)
 	}
 	defer states.stop(t)
 	remove, err := writePID(c.pidFile)
@@ -118,6 +139,7 @@ func (a *app) runProxy(ctx context.Context, c *clientFlags, p *proxyFlags, args 
 	}
 	states.stop(t)
 	srv.Close()
+	fwd.Close()
 	select {
 	case <-t.Done():
 	default:
@@ -127,8 +149,11 @@ func (a *app) runProxy(ctx context.Context, c *clientFlags, p *proxyFlags, args 
 	return notCanceled(err)
 }
 
+// A dialFunc connects through the tunnel.
+type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
+
 // dialer lets the proxy tell its clients why something is not reached.
-func dialer(t *vpn.Tunnel) func(ctx context.Context, network, address string) (net.Conn, error) {
+func dialer(t *vpn.Tunnel) dialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := t.DialContext(ctx, network, address)
 		switch {
@@ -141,22 +166,27 @@ func dialer(t *vpn.Tunnel) func(ctx context.Context, network, address string) (n
 	}
 }
 
-// listen opens the ports of the proxy, all or none.
-func listen(addresses []string) (ls []net.Listener, err error) {
+// listen opens the ports that a flag names, all or none. There must be at least one.
+func listen(flag string, addresses []string) ([]net.Listener, error) {
+	var ls []net.Listener
 	for _, addr := range addresses {
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
-			for _, l := range ls {
-				l.Close()
-			}
-			return nil, fmt.Errorf("--listen: %w", err)
+			closeAll(ls)
+			return nil, fmt.Errorf("--%s: %w", flag, err)
 		}
 		ls = append(ls, l)
 	}
 	if len(ls) == 0 {
-		return nil, usagef("--listen: no address to listen on")
+		return nil, usagef("--%s: no address to listen on", flag)
 	}
 	return ls, nil
+}
+
+func closeAll(ls []net.Listener) {
+	for _, l := range ls {
+		l.Close()
+	}
 }
 
 // proxyAuth reads the file of --listen-auth.

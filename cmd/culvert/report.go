@@ -16,16 +16,18 @@ import (
 // An event is a line of --json. Fields that do not apply are left out.
 type event struct {
 	Time time.Time `json:"time"`
-	// Event is what this is about: tunnel, listen, session, message or error.
+	// Event is what this is about: tunnel, listen, forward, session, message or error.
 	Event string `json:"event"`
-	// State is connecting, connected, reconnecting or closed for a tunnel, listening for a listener, and login, connected,
-	// disconnected or closed for a session.
+	// State is connecting, connected, reconnecting or closed for a tunnel, listening for a listener, listening or failed for a
+	// forward, and login, connected, disconnected or closed for a session.
 	State string `json:"state,omitempty"`
 	// Path is dtls or tls.
 	Path string `json:"path,omitempty"`
-	// Address is the first inner address of a tunnel or session, or where a listener listens.
+	// Address is the first inner address of a tunnel or session, or where a listener or forward listens.
 	Address   string       `json:"address,omitempty"`
 	Addresses []netip.Addr `json:"addresses,omitempty"`
+	// Target is the host and port that a forward leads to.
+	Target string `json:"target,omitempty"`
 
 	Gateway string `json:"gateway,omitempty"`
 	MTU     int    `json:"mtu,omitempty"`
@@ -71,7 +73,7 @@ func colourOf(state string) string {
 		return green
 	case "reconnecting", "connecting":
 		return yellow
-	case "closed", "error":
+	case "closed", "failed", "error":
 		return red
 	}
 	return ""
