@@ -35,6 +35,7 @@ type Lab struct {
 	id    string
 	hosts map[string]*Host
 	links int
+	wires []*Wire
 }
 
 // New returns an empty Lab, which is taken down when the test and its later clean-ups are over. It ends the test where
@@ -140,6 +141,9 @@ func (l *Lab) ip(args ...string) {
 }
 
 func (l *Lab) close() {
+	for _, w := range l.wires {
+		w.close()
+	}
 	for _, h := range l.hosts {
 		if err := h.close(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			l.tb.Errorf("netns: %v", err)
