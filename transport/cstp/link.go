@@ -16,6 +16,7 @@ type Link struct {
 // Client returns the client's side of a TLS connection over nc. It copies cfg, whose ServerName or its like must be set. The handshake is
 // not done yet.
 func Client(nc net.Conn, cfg *tls.Config) *Link {
+	limitUnsent(nc)
 	sock := &socket{Conn: nc, incoming: true}
 	cfg, keys := linkConfig(cfg)
 	// Nothing in a tunnel may start another handshake.
@@ -25,6 +26,7 @@ func Client(nc net.Conn, cfg *tls.Config) *Link {
 
 // Server returns the gateway's side of a TLS connection over nc. It copies cfg. The handshake is not done yet.
 func Server(nc net.Conn, cfg *tls.Config) *Link {
+	limitUnsent(nc)
 	sock := &socket{Conn: nc}
 	cfg, keys := linkConfig(cfg)
 	return &Link{Conn: tls.Server(sock, cfg), sock: sock, keys: keys}

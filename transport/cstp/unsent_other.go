@@ -1,0 +1,7 @@
+//go:build !linux
+
+package cstp
+
+import "net"
+
+func limitUnsent(net.Conn) {}
