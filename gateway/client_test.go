@@ -194,11 +194,6 @@ func (l *lab) request(req *wire.ConnectRequest) (*client, error) {
 		link.Close()
 		return nil, err
 	}
-	// The reply comes a moment before the gateway has the tunnel.
-	eventually(l.t, "the gateway has the tunnel", func() bool {
-		s := l.table.find(req.Cookie)
-		return s == nil || s.info().Remote.String() == nc.LocalAddr().String()
-	})
 	c := &client{t: l.t, link: link, reply: reply, lease: lease}
 	c.conn = cstp.NewConn(link, br, cstp.Config{MTU: lease.MTU, Beat: liveness.Config{DPD: lease.DPD}})
 	l.t.Cleanup(c.close)

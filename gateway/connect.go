@@ -58,6 +58,10 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	// Of two requests at once the later one wins, which is the one that gets here later.
 	sess.connecting.Lock()
 	defer sess.connecting.Unlock()
+	if sess.isOver() {
+		turnAway(w, http.StatusUnauthorized, "")
+		return
+	}
 
 	remote := remoteOf(r)
 	rep, setup, err := s.propose(sess, req, in, remote.Addr())
@@ -78,25 +82,25 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	if setup != nil {
 		s.offerDTLS(sess, setup)
 	}
-	hijacked.SetWriteDeadline(time.Now().Add(replyTimeout))
-	if _, err := hijacked.Write(rep.Append(nil)); err != nil {
-		s.log.Info("client left before the tunnel was up", "session", sess.id, "err", err)
-		hijacked.Close()
-		return
-	}
-	hijacked.SetWriteDeadline(time.Time{})
 	in.leave()
 	sess.describe(req)
-	conn := cstp.NewConn(in.Link, buffered.Reader, cstp.Config{
+	// The session has its tunnel before the client knows, so that whoever acts on the one finds the other.
+	t := sess.open(cstp.NewConn(in.Link, buffered.Reader, cstp.Config{
 		MTU:         min(s.bufSize(), wire.MaxPayload),
 		Compression: rep.ContentEncoding,
 		Beat:        watch(rep.DPD),
 		Server:      true,
 		Logger:      s.log,
-	})
-	if !sess.open(conn, remote, rep.MTU) {
+	}), remote, rep.MTU)
+	hijacked.SetWriteDeadline(time.Now().Add(replyTimeout))
+	_, err = hijacked.Write(rep.Append(nil))
+	hijacked.SetWriteDeadline(time.Time{})
+	if err != nil {
+		t.close()
+		sess.lost(t, err)
 		return
 	}
+	t.start()
 	dtlsMode := "none"
 	if rep.DTLSCipherSuite != "" || rep.DTLS12CipherSuite != "" {
 		dtlsMode = rep.DTLSCipherSuite + rep.DTLS12CipherSuite

@@ -134,7 +134,12 @@ type Network struct {
 
 // Quirks are habits of other gateways that clients have to live with.
 type Quirks struct {
-	// Server names whose habits the login has: "", "asa", "ocserv" or "anylink". See [CheckQuirks] for what each does.
+	// Server names whose habits to have:
+	//
+	//   - asa: forms without action, an opaque element that must come back unchanged, X-CSTP-Post-Auth-XML, no PSK
+	//   - ocserv: user name and password on two pages with one id, the session only as a cookie, 401 and closing after a
+	//     wrong password
+	//   - anylink: forms without action, the session only in XML, ChunkedConnect, NoPSK and DeadDTLS
 	Server string
 	// NoPSK refuses PSK-NEGOTIATE, so that DTLS resumes a session of the client's master secret.
 	NoPSK bool
@@ -153,13 +158,8 @@ const (
 	likeAnyLink = "anylink"
 )
 
-// CheckQuirks reports an unknown Server. The known ones:
-//
-//   - asa: forms without action, an opaque element that must come back unchanged, X-CSTP-Post-Auth-XML, no PSK
-//   - ocserv: user name and password on two pages with one id, the session only as a cookie, 401 and closing after a wrong
-//     password
-//   - anylink: forms without action, the session only in XML, the chunked header on CONNECT, DTLS announced although there is none
-func CheckQuirks(q Quirks) error {
+// check reports an unknown Server.
+func (q Quirks) check() error {
 	switch q.Server {
 	case "", likeASA, likeOcserv, likeAnyLink:
 		return nil
@@ -193,7 +193,7 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Auth == nil {
 		return c, errors.New("gateway: Config.Auth is missing, so nobody could log in")
 	}
-	if err := CheckQuirks(c.Quirks); err != nil {
+	if err := c.Quirks.check(); err != nil {
 		return c, err
 	}
 	var n4, n6 int
@@ -424,6 +424,8 @@ func (s *Server) Drop(id string) error {
 	if err != nil {
 		return err
 	}
+	sess.connecting.Lock()
+	defer sess.connecting.Unlock()
 	sess.steal()
 	sess.paths.close()
 	return nil
@@ -480,7 +482,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		}
 	}
 	for _, sess := range s.table.all() {
+		sess.connecting.Lock()
 		sess.steal()
+		sess.connecting.Unlock()
 	}
 	return errors.Join(err, s.Close())
 }

@@ -256,6 +256,7 @@ func TestOpenconnect(t *testing.T) {
 		{"over IPv6", nil, "https://[fd98::1]:4443", nil, "dtls", "PSK-", 1402},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			l := newOpenconnectLab(t, tt.change)
 			l.gateway.Start("iperf3", "-s")
 			o := l.connect("alicepass", tt.url, append(tt.args, "--user", "alice")...)

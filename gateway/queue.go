@@ -39,7 +39,7 @@ func (q *queue) put(b packet.Batch) (dropped int) {
 	for i := range took {
 		slot := &q.ring[(q.head+q.n+i)%len(q.ring)]
 		if slot.Size() < q.size {
-			// Memory comes with the first backlog, since most clients never have one.
+			// Memory comes with the backlog, since most clients never have one.
 			*slot = packet.NewBuf(q.size)
 		}
 		*slot, b[i] = b[i], *slot
@@ -51,7 +51,7 @@ func (q *queue) put(b packet.Batch) (dropped int) {
 	return len(b) - took
 }
 
-// get waits for packets and exchanges up to len(b) of them for Bufs of b. It reports false after close.
+// get waits for packets and exchanges up to len(b) of them for Bufs of b, which may be zero Bufs. It reports false after close.
 func (q *queue) get(b packet.Batch) (n int, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -69,15 +69,11 @@ func (q *queue) get(b packet.Batch) (n int, ok bool) {
 			q.head = 0
 		}
 	}
-	q.n -= n
+	if q.n -= n; q.n == 0 {
+		// Begin again at the front, so that a short backlog uses few slots, however often it comes.
+		q.head = 0
+	}
 	return n, true
-}
-
-// clear drops what waits.
-func (q *queue) clear() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.head, q.n = 0, 0
 }
 
 func (q *queue) close() {

@@ -47,7 +47,8 @@ type session struct {
 	flows               flowSet
 	paths               paths
 
-	// connecting is held while a CONNECT is answered. It guards offer, the identifier of the DTLS channel that may be opened.
+	// connecting is held while a CONNECT is answered, and while the session is ended; it comes before all other locks. It
+	// guards offer, the identifier of the DTLS channel that may be opened.
 	connecting sync.Mutex
 	offer      [32]byte
 
@@ -62,7 +63,6 @@ type session struct {
 	goodbye bool
 	expired bool // the cookie is not accepted any more
 	ended   bool
-	over    chan struct{} // closed when nothing of the session runs any more
 	timer   *time.Timer
 }
 
@@ -115,7 +115,6 @@ func (t *table) add(user, group string, network *Network, agent clientAgent, now
 		loggedIn: now,
 		expires:  now.Add(t.srv.cfg.SessionTimeout),
 		gone:     now,
-		over:     make(chan struct{}),
 	}
 	s.source.Store(policy.NewGate(policy.Source))
 	s.flows.init()
@@ -361,16 +360,16 @@ func (s *session) reviewSoon() {
 
 // end ends the session for good: it tells the client why, if there is one, and waits until nothing of the session runs.
 func (s *session) end(reason string) {
+	s.connecting.Lock()
+	defer s.connecting.Unlock()
 	t := s.srv.table
 	t.mu.Lock()
 	s.mu.Lock()
 	if s.ended {
 		s.mu.Unlock()
 		t.mu.Unlock()
-		<-s.over
 		return
 	}
-	defer close(s.over)
 	s.ended = true
 	s.timer.Stop()
 	t.takeBack(s)
@@ -386,9 +385,7 @@ func (s *session) end(reason string) {
 		tun.disconnect(reason)
 		tun.close()
 	}
-	s.connecting.Lock()
 	s.srv.forgetDTLS(s)
-	s.connecting.Unlock()
 	s.paths.close()
 	s.flows.close()
 }

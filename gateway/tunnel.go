@@ -120,31 +120,38 @@ func (s *session) sendTLS(b packet.Batch) {
 	s.dropped.Add(uint64(dropped))
 }
 
-// open makes conn the connection of the session, in place of the one before. The lock connecting of the session is held.
-func (s *session) open(conn *cstp.Conn, remote netip.AddrPort, mtu int) bool {
+// open makes conn the connection of the session, which has none and is not over. The lock connecting is held, so that it stays so until
+// start.
+func (s *session) open(conn *cstp.Conn, remote netip.AddrPort, mtu int) *tunnel {
 	t := &tunnel{
 		s: s, conn: conn, remote: remote, mtu: mtu, began: time.Now(), channel: &channel{q: newQueue(s.srv.bufSize())},
 	}
 	s.mu.Lock()
-	if s.ended {
-		s.mu.Unlock()
-		conn.Disconnect(wire.ReasonError, "the session is over")
-		return false
-	}
+	defer s.mu.Unlock()
 	s.tunnel = t
 	s.connects++
 	s.goodbye = false
 	s.paths.udpActive.Store(false)
 	s.paths.tls.Store(t)
 	s.timer.Reset(max(0, time.Until(s.deadline())))
-	// Under the lock, so that whoever ends the session finds them to wait for.
-	t.wg.Go(t.read)
-	t.wg.Go(t.write)
-	s.mu.Unlock()
-	return true
+	return t
 }
 
-// steal closes the connection that the session has, without a word: the client has another one.
+// start lets packets flow.
+func (t *tunnel) start() {
+	t.wg.Go(t.read)
+	t.wg.Go(t.write)
+}
+
+// isOver reports whether the session has ended.
+func (s *session) isOver() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
+// steal closes the connection that the session has, without a word: the client has another one, or will have. The lock
+// connecting is held.
 func (s *session) steal() {
 	s.mu.Lock()
 	t := s.tunnel
@@ -182,7 +189,7 @@ func (t *tunnel) read() {
 }
 
 func (t *tunnel) write() {
-	b := packet.NewBatch(batchSize, t.s.srv.bufSize())
+	b := make(packet.Batch, batchSize)
 	for {
 		n, ok := t.q.get(b)
 		if !ok {
@@ -285,7 +292,7 @@ func (u *datagrams) read() {
 }
 
 func (u *datagrams) write() {
-	b := packet.NewBatch(batchSize, u.s.srv.bufSize())
+	b := make(packet.Batch, batchSize)
 	for {
 		n, ok := u.q.get(b)
 		if !ok {

@@ -104,6 +104,7 @@ func TestInside(t *testing.T) {
 		{"slow login", gatewaytest.Options{Quirks: gateway.Quirks{LoginDelay: 200 * time.Millisecond}}, "dtls"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			gw := gatewaytest.New(t, tt.options)
 			tun := dial(t, gw, nil)
 			if tt.path == "dtls" {
@@ -172,6 +173,7 @@ func TestFaults(t *testing.T) {
 		{"a hole for large datagrams", func(g *gatewaytest.Gateway) { g.SetHole(1350) }, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			gw := gatewaytest.New(t)
 			tun := dial(t, gw, nil)
 			eventually(t, "DTLS is up", 10*time.Second, func() bool { return tun.Status().Path == "dtls" })
@@ -206,6 +208,7 @@ func TestEnd(t *testing.T) {
 		}, vpn.ErrExpired},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			gw := gatewaytest.New(t)
 			tun := dial(t, gw, func(c *vpn.Config) {
 				// Nobody is there to log in again.
