@@ -27,8 +27,9 @@ import (
 type lab struct {
 	*netns.Lab
 	client, router, gateway *netns.Host
-	clientIf, routerIf      string // the ends of the link between client and router
-	innerIf                 string // the router's end of the link to the gateway
+	clientIf, routerIf      string      // the ends of the link between client and router
+	innerIf                 string      // the router's end of the link to the gateway
+	wire                    *netns.Wire // the link between client and router, if newLab was given an impairment of it
 }
 
 var (
@@ -36,11 +37,17 @@ var (
 	gateway6 = netip.MustParseAddr("fd00:99::1")
 )
 
-func newLab(t *testing.T) *lab {
+// newLab builds a lab. With an impairment, the link between client and router is a wire that has it.
+func newLab(t *testing.T, outer ...netns.Impairment) *lab {
 	t.Helper()
 	l := &lab{Lab: netns.New(t)}
 	l.client, l.router, l.gateway = l.Host("client"), l.Host("router"), l.Host("gateway")
-	l.clientIf, l.routerIf = l.Join(l.client, "10.98.0.2/24 fd00:98::2/64", l.router, "10.98.0.1/24 fd00:98::1/64")
+	const addrsClient, addrsRouter = "10.98.0.2/24 fd00:98::2/64", "10.98.0.1/24 fd00:98::1/64"
+	if len(outer) == 0 {
+		l.clientIf, l.routerIf = l.Join(l.client, addrsClient, l.router, addrsRouter)
+	} else {
+		l.clientIf, l.routerIf, l.wire = l.JoinThrough(l.client, addrsClient, l.router, addrsRouter, outer[0])
+	}
 	l.innerIf, _ = l.Join(l.router, "10.99.0.254/24 fd00:99::fe/64", l.gateway, "10.99.0.1/24 fd00:99::1/64")
 	l.router.Sysctl("net.ipv4.ip_forward", "1")
 	l.router.Sysctl("net.ipv6.conf.all.forwarding", "1")
@@ -332,8 +339,8 @@ const (
 )
 
 func TestFaults(t *testing.T) {
-	start := func(t *testing.T, dtls bool) (*lab, *ocserv.Server, *vpn.Tunnel, *flow) {
-		l := newLab(t)
+	start := func(t *testing.T, dtls bool, outer ...netns.Impairment) (*lab, *ocserv.Server, *vpn.Tunnel, *flow) {
+		l := newLab(t, outer...)
 		server := ocserv.Start(t, l.gateway, ocserv.Config{Address: gateway4})
 		inside := ocserv.Echo(t, l.gateway, ocserv.Inside)
 		cfg := l.config(server)
@@ -450,14 +457,23 @@ func TestFaults(t *testing.T) {
 		}
 	})
 	t.Run("loss and reordering", func(t *testing.T) {
-		l, _, tun, f := start(t, true)
-		nft(t, l.router, "add chain inet fault forward { type filter hook forward priority 0; }; "+
-			"add rule inet fault forward numgen random mod 100 < 10 drop")
-		time.Sleep(10 * time.Second)
-		f.progress(t, 20*time.Second)
-		report(t, "10 % loss", f)
-		over(t, tun, "dtls", 60*time.Second)
-		f.finish(t)
+		for _, dtls := range []bool{true, false} {
+			t.Run(fmt.Sprintf("dtls=%v", dtls), func(t *testing.T) {
+				l, _, tun, f := start(t, dtls, netns.Impairment{})
+				l.wire.Set(netns.Impairment{Loss: 0.1, Reorder: 0.03})
+				have := f.received()
+				time.Sleep(10 * time.Second)
+				f.progress(t, 20*time.Second)
+				report(t, fmt.Sprintf("10 %% loss and 3 %% reordering with dtls=%v", dtls), f)
+				t.Logf("%d KiB came in that time; the wire: %+v", (f.received()-have)>>10, l.wire.Stats())
+				if dtls {
+					over(t, tun, "dtls", 60*time.Second)
+				}
+				// What is still under way would take its time.
+				l.wire.Set(netns.Impairment{})
+				f.finish(t)
+			})
+		}
 	})
 }
 
