@@ -4,18 +4,6 @@
 // It needs no root, no TUN device and no routes: each [Server] holds a TCP/IP stack in user space that ends the flows of all
 // its clients, and forwards each of them with [Config.Dial], which is a [net.Dialer] unless the embedder says otherwise.
 //
-//	cert, pin, err := gateway.SelfSigned("vpn.example.com")
-//	users, err := gateway.LoadUsers("users.htpasswd")
-//	srv, err := gateway.New(gateway.Config{
-//		TLS:     &tls.Config{Certificates: []tls.Certificate{cert}},
-//		Auth:    gateway.Passwords(users),
-//		Pools:   []netip.Prefix{netip.MustParsePrefix("10.20.0.0/24")},
-//		Network: gateway.Network{Routes: []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24")}},
-//	})
-//	ln, err := net.Listen("tcp", ":443")
-//	udp, err := net.ListenUDP("udp", &net.UDPAddr{Port: 443})
-//	err = srv.Serve(ln, udp)
-//
 // # Who may log in
 //
 // An [Authenticator] judges what was answered so far, and either asks another question or names the user. [Passwords] asks for

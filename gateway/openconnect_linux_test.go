@@ -252,6 +252,7 @@ func TestOpenconnect(t *testing.T) {
 		{"TLS 1.2", func(c *Config) { c.TLS.MaxVersion = tls.VersionTLS12 }, "https://10.98.0.1:4443", nil, "dtls", "PSK-", 1434},
 		{"resumption", func(c *Config) { c.Quirks.NoPSK = true }, "https://10.98.0.1:4443", nil, "dtls", "ECDHE-RSA-AES256-GCM-SHA384", 1434},
 		{"without DTLS", nil, "https://10.98.0.1:4443", []string{"--no-dtls"}, "tls", "", 1434},
+		{"compressed", func(c *Config) { c.Compression = true }, "https://10.98.0.1:4443", []string{"--no-dtls"}, "tls", "", 1434},
 		// The gateway announces 1414, and openconnect allows for an IPv6 header more than there is.
 		{"over IPv6", nil, "https://[fd98::1]:4443", nil, "dtls", "PSK-", 1402},
 	} {

@@ -376,6 +376,46 @@ func TestEndOfSession(t *testing.T) {
 	})
 }
 
+func TestCompression(t *testing.T) {
+	for _, allowed := range []bool{false, true} {
+		l := newLab(t, func(c *Config) { c.Compression = allowed })
+		req := request(l.cookie("alice"))
+		req.AcceptEncoding = []string{wire.LZS, wire.LZ4}
+		c, err := l.request(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.reply.ContentEncoding; (got == wire.LZ4) != allowed {
+			t.Errorf("allowed %v: encoding %q", allowed, got)
+		}
+	}
+}
+
+// The program reaches what a client serves.
+func TestDialClient(t *testing.T) {
+	l := newLab(t, nil)
+	c := l.tunnel(l.cookie("alice"))
+	ln, err := c.stack.Listen("tcp", ":22")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go func() {
+		if nc, err := ln.Accept(); err == nil {
+			io.WriteString(nc, "hello")
+			nc.Close()
+		}
+	}()
+	nc, err := l.DialContext(testContext(t), "tcp", netip.AddrPortFrom(c.lease.Addresses[0].Addr(), 22).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	if b, err := io.ReadAll(nc); err != nil || string(b) != "hello" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
 func TestSpoofing(t *testing.T) {
 	l := newLab(t, func(c *Config) { c.ClientToClient = true })
 	alice, bob := l.tunnel(l.cookie("alice")), l.tunnel(l.cookie("bob"))
