@@ -88,9 +88,13 @@ func (r *Resolver) exchange(ctx context.Context, query []byte) ([]byte, error) {
 			if len(name) == len(q.name) {
 				continue // the name itself
 			}
-			addrs, err := r.follow(ctx, name, q.qtype)
-			if err == nil && len(addrs) > 0 {
-				return aliasAnswer(binary.BigEndian.Uint16(query), q, name, addrs)
+			// Both families are asked for, so that they come from the same name.
+			addrs, err := r.lookup(ctx, name, wire.TypeA, wire.TypeAAAA)
+			if len(addrs) > 0 {
+				return aliasAnswer(binary.BigEndian.Uint16(query), q, name, only(addrs, q.qtype))
+			}
+			if err != nil {
+				return nil, err // as in LookupNetIP
 			}
 		}
 	}

@@ -35,7 +35,16 @@ type Resolver struct {
 // LookupNetIP returns the addresses of host: IPv4 before IPv6, each in the order of the answer. Network is ip, ip4 or
 // ip6. An address is its own answer. The error is a [*net.DNSError], in which IsNotFound says that the name has no such
 // address, and IsTimeout and IsTemporary that it may have one.
+//
+// A server that fails ends the search: the next name could be that of another host, known to another server.
 func (r *Resolver) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	addrs, _, err := r.Find(ctx, network, host)
+	return addrs, err
+}
+
+// Find is LookupNetIP, and also returns the absolute name that has the addresses: host itself, or host in one of the search
+// domains. It is empty where nobody had to be asked.
+func (r *Resolver) Find(ctx context.Context, network, host string) (addrs []netip.Addr, name string, err error) {
 	var types []uint16
 	switch network {
 	case "ip":
@@ -45,35 +54,32 @@ func (r *Resolver) LookupNetIP(ctx context.Context, network, host string) ([]net
 	case "ip6":
 		types = []uint16{wire.TypeAAAA}
 	default:
-		return nil, &net.DNSError{Err: fmt.Sprintf("network %q is not ip, ip4 or ip6", network), Name: host}
+		return nil, "", &net.DNSError{Err: fmt.Sprintf("network %q is not ip, ip4 or ip6", network), Name: host}
 	}
 	if addrs, ok := known(host); ok {
-		addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !slices.Contains(types, typeOf(a)) })
-		if len(addrs) == 0 {
-			return nil, notFound(host)
+		if addrs = only(addrs, types...); len(addrs) == 0 {
+			return nil, "", notFound(host)
 		}
-		return addrs, nil
+		return addrs, "", nil
 	}
 	if !validName(host) {
-		return nil, notFound(host)
+		return nil, "", notFound(host)
 	}
-	var failed error
 	for _, name := range r.candidates(host) {
-		addrs, err := r.lookup(ctx, name, types)
+		addrs, err := r.lookup(ctx, name, types...)
 		if len(addrs) > 0 {
-			return addrs, nil
+			return addrs, name, nil
 		}
-		if err != nil && failed == nil {
-			failed = err
-		}
-		if ctx.Err() != nil {
-			break
+		if err != nil {
+			return nil, "", dnsError(host, err)
 		}
 	}
-	if failed != nil {
-		return nil, dnsError(host, failed)
-	}
-	return nil, notFound(host)
+	return nil, "", notFound(host)
+}
+
+// only returns the addresses of the given types, in the memory of addrs.
+func only(addrs []netip.Addr, types ...uint16) []netip.Addr {
+	return slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !slices.Contains(types, typeOf(a)) })
 }
 
 // known returns the addresses of what needs no asking: an address, or localhost (RFC 6761 section 6.3).
@@ -123,7 +129,7 @@ func (r *Resolver) short(host string) bool {
 }
 
 // lookup asks for all types of an absolute name at once. No addresses and no error means that there are none.
-func (r *Resolver) lookup(ctx context.Context, name string, types []uint16) ([]netip.Addr, error) {
+func (r *Resolver) lookup(ctx context.Context, name string, types ...uint16) ([]netip.Addr, error) {
 	addrs := make([][]netip.Addr, len(types))
 	errs := make([]error, len(types))
 	var wg sync.WaitGroup

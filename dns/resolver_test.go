@@ -357,3 +357,35 @@ func FuzzName(f *testing.F) {
 		}
 	})
 }
+
+// TestSearchStopsAtFailure does not take a server that fails for one that says that there is no such name: another host may have
+// the name that would be asked for next, and another server may answer for it.
+func TestSearchStopsAtFailure(t *testing.T) {
+	z := newZone(t, "git. 60 IN A 192.0.2.66", "git.example.example. 60 IN A 192.0.2.67")
+	z.rcode["git.corp.example."] = wire.RcodeServerFailure
+	z.rcode["git.example."] = wire.RcodeServerFailure
+	r := &Resolver{Exchanger: z, Search: []string{"corp.example"}}
+	addrs, err := r.LookupNetIP(t.Context(), "ip", "git")
+	if got := describe(addrs, err); got != "temporary" {
+		t.Errorf("git: %s, %v", got, err)
+	}
+	addrs, err = r.NetResolver().LookupNetIP(t.Context(), "ip", "git.")
+	if err == nil {
+		t.Errorf("git by package net: %v", addrs)
+	}
+	r.Search = []string{"example"}
+	addrs, err = r.LookupNetIP(t.Context(), "ip", "git.example")
+	if got := describe(addrs, err); got != "temporary" {
+		t.Errorf("git.example: %s, %v", got, err)
+	}
+}
+
+// TestNetResolverMixesNoNames takes both families of a short name from the same full name.
+func TestNetResolverMixesNoNames(t *testing.T) {
+	z := newZone(t, "git.corp.example. 60 IN A 10.0.0.1", "git. 60 IN AAAA 2001:db8::66")
+	r := (&Resolver{Exchanger: z, Search: []string{"corp.example"}}).NetResolver()
+	addrs, err := r.LookupNetIP(t.Context(), "ip", "git.")
+	if err != nil || len(addrs) != 1 || !addrs[0].Is4() {
+		t.Errorf("git: %v, %v, want the address of git.corp.example", addrs, err)
+	}
+}
