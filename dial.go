@@ -60,7 +60,7 @@ func (t *Tunnel) dialContext(ctx context.Context, network, address string) (net.
 	}
 	addrs := []netip.Addr{d.addr}
 	if !d.addr.IsValid() {
-		if addrs, err = t.resolver.LookupNetIP(ctx, "ip"+d.family, d.host); err != nil {
+		if addrs, err = t.resolver.LookupNetIP(ctx, "ip"+d.family, d.name); err != nil {
 			return nil, err
 		}
 	}
@@ -71,7 +71,8 @@ func (t *Tunnel) dialContext(ctx context.Context, network, address string) (net.
 type destination struct {
 	kind   string // tcp, udp or ping
 	family string // 4, 6 or empty for both
-	host   string // as the caller wrote it, without the final dot
+	name   string // of the host, as the caller wrote it: a final dot keeps it from being searched for
+	host   string // the same without the final dot
 	addr   netip.Addr
 	port   uint16
 }
@@ -88,7 +89,7 @@ func (d destination) join(addr netip.Addr) string {
 }
 
 func (t *Tunnel) destination(ctx context.Context, network, address string) (destination, error) {
-	d := destination{kind: strings.TrimRight(network, "46"), host: address}
+	d := destination{kind: strings.TrimRight(network, "46"), name: address}
 	d.family = network[len(d.kind):]
 	switch d.kind {
 	case "tcp", "udp":
@@ -100,7 +101,7 @@ func (t *Tunnel) destination(ctx context.Context, network, address string) (dest
 		if err != nil {
 			return d, err
 		}
-		d.host, d.port = host, uint16(n)
+		d.name, d.port = host, uint16(n)
 	case "ping":
 	default:
 		return d, net.UnknownNetworkError(network)
@@ -108,12 +109,13 @@ func (t *Tunnel) destination(ctx context.Context, network, address string) (dest
 	if len(d.family) > 1 {
 		return d, net.UnknownNetworkError(network)
 	}
-	if addr, err := netip.ParseAddr(d.host); err == nil {
+	if addr, err := netip.ParseAddr(d.name); err == nil {
+		d.host = d.name
 		d.addr = addr.Unmap()
 		if d.family != "" && d.addr.Is4() != (d.family == "4") {
 			return d, &net.AddrError{Err: "not an IPv" + d.family + " address", Addr: d.host}
 		}
-	} else if d.host = strings.TrimSuffix(d.host, "."); d.host == "" {
+	} else if d.host = strings.TrimSuffix(d.name, "."); d.host == "" {
 		return d, &net.AddrError{Err: "missing host", Addr: address}
 	}
 	return d, nil
@@ -261,7 +263,7 @@ func (t *Tunnel) ping(ctx context.Context, host string) (time.Duration, error) {
 	}
 	addr := d.addr
 	if !addr.IsValid() {
-		addrs, err := t.resolver.LookupNetIP(ctx, "ip", d.host)
+		addrs, err := t.resolver.LookupNetIP(ctx, "ip", d.name)
 		if err != nil {
 			return 0, err
 		}
@@ -283,7 +285,8 @@ type Explanation struct {
 	// Allowed is what the policy says of a TCP connection to port 443 of it, and Reason why.
 	Allowed bool   `json:"allowed"`
 	Reason  string `json:"reason,omitempty"`
-	// Resolver is who is asked for the name, such as "tunnel (suffix corp.example)" or "machine". It is empty for an address.
+	// Resolver is who knows the name, such as "tunnel (suffix corp.example)" or "machine". It is empty where nobody is asked,
+	// as for an address.
 	Resolver string `json:"resolver,omitempty"`
 	// Routes are the addresses of the host and where each lies.
 	Routes []ExplainedRoute `json:"routes"`
@@ -331,10 +334,11 @@ func (t *Tunnel) Explain(ctx context.Context, host string) (Explanation, error) 
 	e.Allowed, e.Reason = decision.Allow, decision.Reason
 	addrs, name := []netip.Addr{d.addr}, ""
 	if !d.addr.IsValid() {
-		name, e.Resolver = d.host, t.whoResolves(d.host)
-		if addrs, err = t.resolver.LookupNetIP(ctx, "ip", d.host); err != nil {
+		var asked string
+		if addrs, asked, err = t.resolver.Find(ctx, "ip", d.name); err != nil {
 			return fail(err)
 		}
+		name, e.Resolver = d.host, t.whoResolves(asked)
 	}
 	for _, a := range addrs {
 		way, rule := t.explain(name, a)

@@ -28,6 +28,9 @@ func (t *Tunnel) startResolver(lease *transport.Lease) error {
 func (t *Tunnel) splitDNS(lease *transport.Lease) (*dns.Mux, error) {
 	machine := dns.FromResolver(net.DefaultResolver)
 	if len(lease.DNS) == 0 {
+		if lease.TunnelAllDNS {
+			machine = nil // nobody may be asked
+		}
 		return dns.NewMux(machine, nil)
 	}
 	inside := &dns.Client{Dial: t.stack.DialContext}
@@ -46,9 +49,12 @@ func (t *Tunnel) splitDNS(lease *transport.Lease) (*dns.Mux, error) {
 	return dns.NewMux(machine, suffixes)
 }
 
-// whoResolves names the one who is asked for a name.
+// whoResolves names the one who is asked for a name, if there is one.
 func (t *Tunnel) whoResolves(name string) string {
-	if t.mux == nil {
+	switch {
+	case name == "":
+		return ""
+	case t.mux == nil:
 		return "the configured resolver"
 	}
 	x, suffix := t.mux.Pick(name)
