@@ -3,7 +3,6 @@ package vpn
 import (
 	"errors"
 	"io"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,9 +33,9 @@ func (t *tap) Filter(b packet.Batch) packet.Batch {
 
 // A capture is a pcapng file in the making.
 type capture struct {
-	mu  sync.Mutex
-	w   *pcapng.Writer
-	err error
+	mu    sync.Mutex
+	w     *pcapng.Writer
+	ended bool
 }
 
 func (c *capture) write(b packet.Batch, out bool) {
@@ -48,10 +47,9 @@ func (c *capture) write(b packet.Batch, out bool) {
 	}
 	now := time.Now()
 	for i := range b {
-		if c.err != nil {
+		if c.ended || c.w.WritePacket(now, dir, b[i].Bytes()) != nil {
 			return
 		}
-		c.err = c.w.WritePacket(now, dir, b[i].Bytes())
 	}
 }
 
@@ -59,24 +57,21 @@ func (c *capture) write(b packet.Batch, out bool) {
 func (c *capture) close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	err := c.err
-	if c.err == nil {
-		c.err = net.ErrClosed
-	}
-	if errors.Is(err, net.ErrClosed) {
-		return nil
-	}
-	return err
+	c.ended = true
+	return c.w.Err()
 }
 
 // Capture writes every packet that goes through the tunnel to w, as a pcapng file of whole IP packets with their
 // direction, until stop is called or the tunnel ends. One capture runs at a time. A slow w slows the tunnel down. Stop
 // returns the first error of w, after which nothing more was written.
 func (t *Tunnel) Capture(w io.Writer) (stop func() error, err error) {
-	c := &capture{w: pcapng.NewWriter(w)}
+	c := new(capture)
+	c.mu.Lock() // packets wait until the head is written
+	defer c.mu.Unlock()
 	if !t.capture.CompareAndSwap(nil, c) {
 		return nil, &OpError{Op: "capture", Server: t.server, Err: errors.New("a capture is running already; stop it first")}
 	}
+	c.w = pcapng.NewWriter(w)
 	return func() error {
 		t.capture.CompareAndSwap(c, nil)
 		return c.close()
