@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -130,9 +131,22 @@ func (w *watched[T]) update(f func(*T)) {
 
 // Status returns a snapshot of the tunnel.
 func (t *Tunnel) Status() Status {
-	s, _ := t.status.get()
-	t.fillCounters(&s)
+	s, _ := t.snapshot()
 	return s
+}
+
+// snapshot returns the status, which shares no memory with anything, and what is closed when it changes.
+func (t *Tunnel) snapshot() (Status, <-chan struct{}) {
+	s, changed := t.status.get()
+	for _, list := range []*[]netip.Prefix{&s.Addresses, &s.Include, &s.Exclude} {
+		*list = slices.Clone(*list)
+	}
+	for _, list := range []*[]string{&s.SplitDNS, &s.SearchDomains} {
+		*list = slices.Clone(*list)
+	}
+	s.DNS, s.Paths = slices.Clone(s.DNS), slices.Clone(s.Paths)
+	t.fillCounters(&s)
+	return s, changed
 }
 
 // Watch calls fn with the present Status and then after each change of anything but the counters, one call at a time, until ctx
@@ -140,8 +154,7 @@ func (t *Tunnel) Status() Status {
 // returns nil after the call with State Closed, else the error of ctx.
 func (t *Tunnel) Watch(ctx context.Context, fn func(Status)) error {
 	for {
-		s, changed := t.status.get()
-		t.fillCounters(&s)
+		s, changed := t.snapshot()
 		fn(s)
 		if s.State == Closed {
 			return nil
