@@ -39,11 +39,12 @@ var (
 
 // An OpError is the error of an operation of this package.
 type OpError struct {
-	// Op is the operation: dial, authenticate, listen, resolve, ping, capture or close.
+	// Op is the operation: dial, authenticate, listen, ping, explain, capture or close, or tunnel where it is none of them that
+	// failed but the tunnel.
 	Op string
 	// Server is the gateway, as the caller named it.
 	Server string
-	// Path is what the operation was about where it was not the gateway: the address dialed, the name asked for.
+	// Path is what the operation was about where it was not the gateway, such as the address dialed.
 	Path string
 	// Err is the cause.
 	Err error
