@@ -226,7 +226,8 @@ type ClientConfig struct {
 	Custom []Value
 }
 
-// DynamicSplit returns the domains that are to be excluded from the tunnel and included in it, by name.
+// DynamicSplit returns the domain suffixes that are to be included in the tunnel and excluded from it, by name. They are in lower
+// case, without wildcards, dots at their ends and repetitions. What is no domain is left out.
 func (c *ClientConfig) DynamicSplit() (include, exclude []string) {
 	if c == nil {
 		return nil, nil
@@ -234,21 +235,10 @@ func (c *ClientConfig) DynamicSplit() (include, exclude []string) {
 	for _, v := range c.Custom {
 		switch v.Name {
 		case "dynamic-split-include-domains":
-			include = append(include, splitDomains(v.Value)...)
+			include = append(include, v.Value)
 		case "dynamic-split-exclude-domains":
-			exclude = append(exclude, splitDomains(v.Value)...)
+			exclude = append(exclude, v.Value)
 		}
 	}
-	return include, exclude
-}
-
-// splitDomains splits a list at commas; AnyLink writes one more comma at the end.
-func splitDomains(s string) []string {
-	var out []string
-	for _, d := range strings.Split(s, ",") {
-		if d = strings.TrimSpace(d); d != "" {
-			out = append(out, d)
-		}
-	}
-	return out
+	return suffixes(include), suffixes(exclude)
 }
