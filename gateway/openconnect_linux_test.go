@@ -239,6 +239,8 @@ func (l *openconnectLab) iperf(args ...string) float64 {
 }
 
 func TestOpenconnect(t *testing.T) {
+	// Measuring takes the whole machine, so only one does it at a time.
+	var measuring sync.Mutex
 	for _, tt := range []struct {
 		name   string
 		change func(*Config)
@@ -268,7 +270,11 @@ func TestOpenconnect(t *testing.T) {
 			if want := fmt.Sprintf("\nconnect %s %s mtu %d", first.Addresses[0], first.Addresses[1], tt.mtu); !strings.Contains(o.script(), want) {
 				t.Errorf("the client configured %q, want %q", o.script(), want)
 			}
-			l.traffic(t, tt.name == "PSK")
+			func() {
+				measuring.Lock()
+				defer measuring.Unlock()
+				l.traffic(t, tt.name == "PSK")
+			}()
 
 			// The network fails, and the client comes back with the same cookie to the same addresses.
 			if err := l.Drop(first.ID); err != nil {
