@@ -22,6 +22,7 @@ import (
 	"culvert.example/vpn/transport/failover"
 	"culvert.example/vpn/transport/liveness"
 	"culvert.example/vpn/transport/login"
+	"culvert.example/vpn/transport/trust"
 	"culvert.example/vpn/transport/wire"
 )
 
@@ -56,7 +57,8 @@ type Session struct {
 	// settled is closed by settle when the first attempt at DTLS is over.
 	settled chan struct{}
 	settle  func()
-	first   *cstp.Conn // the connection that came before conn, until tlsPath has taken it
+	started chan struct{} // closed when conn is there
+	first   *cstp.Conn    // the connection that came before conn, until tlsPath has taken it
 
 	mu        sync.Mutex
 	ticket    *login.Ticket
@@ -81,7 +83,7 @@ type dtlsOffer struct {
 func (s *Session) open(ctx context.Context) error {
 	first, err := s.reconnect(ctx)
 	if err != nil {
-		return err
+		return kind(err)
 	}
 	s.first = first
 	paths := []failover.Path{&dtlsPath{s}, &tlsPath{s}}
@@ -97,6 +99,7 @@ func (s *Session) open(ctx context.Context) error {
 		OnChange:         s.changed,
 		Logger:           s.dialer.logger(),
 	})
+	close(s.started)
 	if s.offer == nil || s.offer.err != nil || s.dialer.NoDTLS {
 		return nil
 	}
@@ -117,6 +120,7 @@ func (s *Session) changed(state failover.State) {
 		}
 	}
 	if s.dialer.OnChange != nil {
+		<-s.started
 		s.dialer.OnChange(s)
 	}
 }
@@ -128,15 +132,21 @@ func terminal(err error) bool {
 	if errors.As(err, &goodbye) {
 		return goodbye.Terminated || goodbye.Reason.Final()
 	}
-	for _, kind := range []error{
-		transport.ErrLogin, transport.ErrPrompt, transport.ErrExpired, transport.ErrAddressChanged, transport.ErrUntrusted,
-		transport.ErrUnsupported,
-	} {
-		if errors.Is(err, kind) {
-			return true
-		}
+	return matches(err, transport.ErrLogin, transport.ErrPrompt, transport.ErrExpired, transport.ErrAddressChanged,
+		transport.ErrUntrusted, transport.ErrUnsupported)
+}
+
+// kind makes an error of the network, which has no kind, one of package transport's.
+func kind(err error) error {
+	if terminal(err) || matches(err, transport.ErrRefused, transport.ErrDisconnected, transport.ErrProtocol, transport.ErrUnreachable) {
+		return err
 	}
-	return false
+	return fmt.Errorf("%w: %w", transport.ErrUnreachable, err)
+}
+
+// matches reports whether err matches one of the kinds.
+func matches(err error, kinds ...error) bool {
+	return slices.ContainsFunc(kinds, func(kind error) bool { return errors.Is(err, kind) })
 }
 
 // State returns what the paths are doing.
@@ -287,8 +297,12 @@ func (s *Session) relogin(ctx context.Context, cause error) error {
 		s.pause = loginPause
 	}
 	wait := s.pause - time.Since(s.lastLogin)
+	worked := s.lease != nil
 	s.mu.Unlock()
-	if wait > 0 {
+	switch {
+	case wait > 0 && !worked:
+		return fmt.Errorf("%w, right after the login", cause)
+	case wait > 0:
 		// Not ErrExpired, which would end the session: it is tried again.
 		return fmt.Errorf("the session expired soon after the last login; the next is made in %v", wait.Round(time.Second))
 	}
@@ -312,9 +326,10 @@ func (s *Session) connect(ctx context.Context) (*cstp.Conn, error) {
 	ticket, old := s.ticket, s.lease
 	s.mu.Unlock()
 
-	// Only the member of a cluster that made the session knows it, so the address is kept, unless it is said to change.
+	// Only the member of a cluster that made the session knows it, so the address is kept, unless it is said to change. What a
+	// dialer of the caller's connects to may be a proxy, whose address that is then.
 	address := ticket.Host
-	if ticket.Addr.IsValid() && (old == nil || !old.DynamicAddress) {
+	if ticket.Addr.IsValid() && s.dialer.Dial == nil && (old == nil || !old.DynamicAddress) {
 		address = ticket.Addr.String()
 	}
 	nc, err := s.dialer.dial(ctx, "tcp", address)
@@ -340,14 +355,15 @@ func (s *Session) secure(ctx context.Context, nc net.Conn, host string) (*cstp.L
 	if err != nil {
 		return nil, err
 	}
-	if config.ServerName == "" {
+	// A name that the caller gave is that of the host that the caller gave, and not of one that the login was redirected to.
+	if config.ServerName == "" || !strings.EqualFold(host, hostPort(s.server)) {
 		config.ServerName, _, _ = net.SplitHostPort(host)
 	}
 	// Renegotiation would keep the key for DTLS from being exported.
 	config.Renegotiation = tls.RenegotiateNever
 	link := cstp.Client(nc, config)
-	if err := link.HandshakeContext(ctx); err != nil {
-		return nil, explain(err, host)
+	if err := cstp.Handshake(ctx, link); err != nil {
+		return nil, trust.Explain(fmt.Errorf("%s: %w", host, err), host)
 	}
 	return link, nil
 }
@@ -387,15 +403,16 @@ func (s *Session) request(ctx context.Context, link *cstp.Link, ticket *login.Ti
 	if err != nil {
 		return nil, err
 	}
+	if d.MTU > 0 {
+		// The lease leaves IPv6 out where the MTU is too small for it, so it has to know.
+		reply.MTU, reply.DTLSMTU = min(reply.MTU, d.MTU), min(reply.DTLSMTU, d.MTU)
+	}
 	lease, err := cstp.LeaseOf(reply, remote, time.Now())
 	if err != nil {
 		return nil, err
 	}
 	lease.DynamicInclude = append(lease.DynamicInclude, ticket.DynamicInclude...)
 	lease.DynamicExclude = append(lease.DynamicExclude, ticket.DynamicExclude...)
-	if d.MTU > 0 {
-		lease.MTU = min(lease.MTU, d.MTU)
-	}
 	if old != nil && !slices.Equal(old.Addresses, lease.Addresses) {
 		return nil, fmt.Errorf("%w from %v to %v: connections through the tunnel cannot live on; open it anew",
 			transport.ErrAddressChanged, old.Addresses, lease.Addresses)
