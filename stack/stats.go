@@ -1,6 +1,10 @@
 package stack
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+)
 
 // Stats are counters since the stack was made, except where they say "now".
 type Stats struct {
@@ -20,8 +24,9 @@ type Stats struct {
 	// TooBig are outgoing packets that were dropped because they fit neither the MTU nor the Buf.
 	TooBig uint64
 
-	// TCPOpen are the TCP connections that are established now. Retransmits are TCP segments sent again, Timeouts how
-	// often that was because a timer ran out, and Recoveries how often because acknowledgements told of a loss.
+	// TCPOpen are the TCP connections now on which either side may still have something to send or to hear, half-closed ones
+	// among them, and those that were closed with data under way. Retransmits are TCP segments sent again, Timeouts how often
+	// that was because a timer ran out, and Recoveries how often because acknowledgements told of a loss.
 	TCPOpen, Retransmits, Timeouts, Recoveries uint64
 
 	// Flows are the accepted flows of the Accept functions now, FlowsRefused those that were refused by a limit, and
@@ -49,10 +54,23 @@ func (s *Stack) Stats() Stats {
 		Merged: c.inMerged.Load(), Malformed: c.inMalformed.Load(),
 		ChecksumErrors: c.checksum.Load() + g.TCP.ChecksumErrors.Value() + g.UDP.ChecksumErrors.Value(),
 		QueueDrops:     c.outDropped.Load(), TooBig: c.outTooBig.Load(),
-		TCPOpen:     g.TCP.CurrentEstablished.Value(),
+		TCPOpen:     s.tcpOpen(),
 		Retransmits: g.TCP.Retransmits.Value(), Timeouts: g.TCP.Timeouts.Value(),
 		Recoveries: g.TCP.FastRecovery.Value() + g.TCP.SACKRecovery.Value(),
 		Flows:      uint64(max(s.flows.Load(), 0)), FlowsRefused: c.flowsRefused.Load(), RequestsDropped: c.requestsDropped.Load(),
 		ICMPIgnored: c.icmpDropped.Load(),
 	}
+}
+
+// tcpOpen counts by the states of RFC 9293 section 3.3.2.
+func (s *Stack) tcpOpen() (n uint64) {
+	for _, e := range s.gs.RegisteredEndpoints() {
+		if ep, ok := e.(*tcp.Endpoint); ok {
+			switch ep.EndpointState() {
+			case tcp.StateEstablished, tcp.StateFinWait1, tcp.StateFinWait2, tcp.StateClosing, tcp.StateCloseWait, tcp.StateLastAck:
+				n++
+			}
+		}
+	}
+	return n
 }
