@@ -88,7 +88,8 @@ func (d *Dialer) userAgent() string {
 	return d.UserAgent
 }
 
-// ParseServer returns the URL that a gateway's name stands for. The scheme https may be left out, and no other is allowed.
+// ParseServer returns the URL that a gateway's name stands for. The scheme https may be left out, and no other is allowed. Errors
+// do not quote more than the host: what is no URL may hold a password, and a query may be the secret of a disguise.
 func ParseServer(server string) (*url.URL, error) {
 	text := strings.TrimSpace(server)
 	if !strings.Contains(text, "://") {
@@ -96,13 +97,15 @@ func ParseServer(server string) (*url.URL, error) {
 	}
 	u, err := url.Parse(text)
 	if err != nil {
-		return nil, fmt.Errorf("gateway %q: %w", server, err)
+		return nil, errors.New("the name of the gateway is no URL: want https://host[:port][/group]")
 	}
-	if u.Scheme != "https" {
-		return nil, fmt.Errorf("gateway %q: the scheme must be https, not %s", server, u.Scheme)
-	}
-	if u.Hostname() == "" || u.User != nil {
-		return nil, fmt.Errorf("gateway %q: want https://host[:port][/group]", server)
+	switch {
+	case u.Scheme != "https":
+		return nil, fmt.Errorf("gateway %q: the scheme must be https, not %q", u.Host, u.Scheme)
+	case u.User != nil:
+		return nil, fmt.Errorf("gateway %q: the URL must not hold a user name or password", u.Host)
+	case u.Hostname() == "":
+		return nil, errors.New("the name of the gateway has no host: want https://host[:port][/group]")
 	}
 	return u, nil
 }
@@ -122,8 +125,10 @@ func (d *Dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 	if err != nil {
 		return nil, err
 	}
-	if addr, ok := d.Resolve[host]; ok {
-		address = net.JoinHostPort(addr.String(), port)
+	for name, addr := range d.Resolve {
+		if strings.EqualFold(name, host) {
+			address = net.JoinHostPort(addr.String(), port)
+		}
 	}
 	if d.Dial != nil {
 		return d.Dial(ctx, network, address)
@@ -194,27 +199,20 @@ func (d *Dialer) DialSession(ctx context.Context) (transport.Session, error) {
 		return nil, err
 	}
 	ticket := &login.Ticket{Cookie: d.Cookie, Host: hostPort(u), URL: u, UserAgent: d.userAgent()}
+	var lastLogin time.Time
 	if d.Cookie == "" {
 		if ticket, err = d.login(ctx, u); err != nil {
 			return nil, err
 		}
+		lastLogin = time.Now()
 	}
 	settled := make(chan struct{})
 	s := &Session{
-		dialer: d, server: u, ticket: ticket, lastLogin: time.Now(), pause: loginPause,
-		settled: settled, settle: sync.OnceFunc(func() { close(settled) }),
+		dialer: d, server: u, ticket: ticket, lastLogin: lastLogin, pause: loginPause,
+		settled: settled, settle: sync.OnceFunc(func() { close(settled) }), started: make(chan struct{}),
 	}
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
 	return s, nil
-}
-
-// explain makes the error of a failed TLS handshake one of package transport's, where the certificate was its cause.
-func explain(err error, host string) error {
-	var recordHeader tls.RecordHeaderError
-	if errors.As(err, &recordHeader) {
-		return fmt.Errorf("%w: %s does not speak TLS there: %w", transport.ErrProtocol, host, err)
-	}
-	return trust.Explain(err, host)
 }

@@ -164,9 +164,9 @@ func (s *Session) Cipher(path string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case path == TLS && s.control != nil:
+	case path == TLS && s.control != nil && s.control.Err() == nil:
 		return s.suite
-	case path == DTLS && s.data != nil:
+	case path == DTLS && s.data != nil && s.data.Err() == nil:
 		return s.data.CipherSuite()
 	}
 	return ""

@@ -75,8 +75,8 @@ func (e *StatusError) Temporary() bool {
 // An error matches [transport.ErrUntrusted], [transport.ErrProtocol], or is a [*StatusError], then together with the reply.
 // Other errors are those of the network.
 func Connect(ctx context.Context, l *Link, req *wire.ConnectRequest) (*wire.ConnectReply, *bufio.Reader, error) {
-	if err := l.HandshakeContext(ctx); err != nil {
-		return nil, nil, handshakeError(err)
+	if err := Handshake(ctx, l); err != nil {
+		return nil, nil, err
 	}
 	release := interruptible(ctx, l)
 	reply, br, err := connect(l, req)
@@ -124,8 +124,13 @@ func interruptible(ctx context.Context, l *Link) func() error {
 	}
 }
 
-// handshakeError gives the error of a handshake its kind.
-func handshakeError(err error) error {
+// Handshake completes the TLS handshake of l, which Connect does too: before it there is no key to export. An error matches
+// [transport.ErrUntrusted] or [transport.ErrProtocol], or is that of the network.
+func Handshake(ctx context.Context, l *Link) error {
+	err := l.HandshakeContext(ctx)
+	if err == nil {
+		return nil
+	}
 	var verify *tls.CertificateVerificationError
 	var noTLS tls.RecordHeaderError
 	var op *net.OpError
