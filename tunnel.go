@@ -157,9 +157,11 @@ func (t *Tunnel) end(err error) {
 			stop.close()
 		}
 		t.err = err
-		t.status.update(func(s *Status) { s.State, s.Path, s.Since, s.Err = Closed, "", time.Now(), err })
+		t.status.update(func(s *Status) {
+			s.State, s.Path, s.Since, s.Err = Closed, "", time.Now(), err
+			close(t.done) // in here, so that nobody sees the one without the other
+		})
 		t.logger.Info("tunnel ended", "server", t.server, "reason", err)
-		close(t.done)
 	})
 }
 
