@@ -1,6 +1,7 @@
 package vpn
 
 import (
+	"context"
 	"errors"
 	"net"
 
@@ -68,7 +69,8 @@ func (e *OpError) Unwrap() error { return e.Err }
 // Timeout reports whether the cause was a time-out, as net.Error has it.
 func (e *OpError) Timeout() bool {
 	var t interface{ Timeout() bool }
-	return errors.As(e.Err, &t) && t.Timeout()
+	// Of several causes errors.As takes the first, which need not be the one that ended the operation.
+	return errors.Is(e.Err, context.DeadlineExceeded) || errors.As(e.Err, &t) && t.Timeout()
 }
 
 // Temporary is there because net.Error has it. It reports the same as Timeout.
