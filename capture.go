@@ -65,6 +65,9 @@ func (c *capture) close() error {
 // direction, until stop is called or the tunnel ends. One capture runs at a time. A slow w slows the tunnel down. Stop
 // returns the first error of w, after which nothing more was written.
 func (t *Tunnel) Capture(w io.Writer) (stop func() error, err error) {
+	if t.Err() != nil {
+		return nil, &OpError{Op: "capture", Server: t.server, Err: t.err}
+	}
 	c := new(capture)
 	c.mu.Lock() // packets wait until the head is written
 	defer c.mu.Unlock()
