@@ -62,8 +62,8 @@ func (c *capture) close() error {
 }
 
 // Capture writes every packet that goes through the tunnel to w, as a pcapng file of whole IP packets with their
-// direction, until stop is called or the tunnel ends. One capture runs at a time. A slow w slows the tunnel down. Stop
-// returns the first error of w, after which nothing more was written.
+// direction, until stop is called or the tunnel ends. One capture runs at a time. A slow w slows the tunnel down, and
+// one that never returns keeps it from being closed. Stop returns the first error of w, after which nothing more was written.
 func (t *Tunnel) Capture(w io.Writer) (stop func() error, err error) {
 	if t.Err() != nil {
 		return nil, &OpError{Op: "capture", Server: t.server, Err: t.err}

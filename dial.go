@@ -27,8 +27,9 @@ func (t *Tunnel) Dial(network, address string) (net.Conn, error) {
 // ping6, whose connections carry ICMP echo messages. The name of a host is resolved as [Tunnel.Resolver] does.
 //
 // The policy is asked first, with the name. Then the split rules say whether the destination lies in the tunnel, outside of it
-// (Config.Direct connects), or nowhere. While the tunnel reconnects, DialContext waits, and when the tunnel has
-// ended it returns the reason. The context bounds the dialing, not the connection.
+// (Config.Direct connects), or nowhere. While the tunnel reconnects, connecting waits, though a name that has to be asked for
+// inside the tunnel is given up after some seconds. When the tunnel has ended, DialContext returns the reason. The context bounds
+// the dialing, not the connection.
 func (t *Tunnel) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	conn, err := t.dialContext(ctx, network, address)
 	if err != nil {
