@@ -21,7 +21,7 @@ import (
 
 // Config returns a TLS configuration made from base that accepts the server by pins, or by normal verification if there are
 // none. Base may be nil and is not changed. A VerifyConnection of base runs too, after the pins. An error means that a pin
-// is malformed.
+// is malformed, or that base has InsecureSkipVerify and nothing in its place.
 func Config(base *tls.Config, pins Pins) (*tls.Config, error) {
 	if err := pins.Check(); err != nil {
 		return nil, err
@@ -31,6 +31,10 @@ func Config(base *tls.Config, pins Pins) (*tls.Config, error) {
 		cfg = base.Clone()
 	}
 	if len(pins) == 0 {
+		// VerifyPeerCertificate alone would not do, since a resumed session does not call it.
+		if cfg.InsecureSkipVerify && cfg.VerifyConnection == nil {
+			return nil, errors.New("trust: the TLS configuration switches verification off; pin the key of the gateway instead")
+		}
 		return cfg, nil
 	}
 	pins = append(Pins(nil), pins...)

@@ -187,6 +187,15 @@ func TestConfig(t *testing.T) {
 	if _, err := trust.Config(nil, trust.Pins{"nonsense"}); err == nil {
 		t.Error("Config accepts a malformed pin")
 	}
+	if _, err := trust.Config(&tls.Config{InsecureSkipVerify: true}, nil); err == nil {
+		t.Error("Config lets verification be switched off")
+	}
+	if _, err := trust.Config(&tls.Config{InsecureSkipVerify: true, VerifyConnection: func(tls.ConnectionState) error { return nil }}, nil); err != nil {
+		t.Errorf("Config does not let the caller verify: %v", err)
+	}
+	if _, err := trust.Config(&tls.Config{InsecureSkipVerify: true}, trust.Pins{trust.PinOf(good.Leaf)}); err != nil {
+		t.Errorf("Config does not take pins instead: %v", err)
+	}
 	called := false
 	cfg, err := trust.Config(&tls.Config{VerifyConnection: func(tls.ConnectionState) error {
 		called = true
