@@ -29,6 +29,8 @@ const (
 	defaultTimeout = 30 * time.Second
 	// maxReply bounds all bytes of one reply: interim replies, header, chunk framing and body.
 	maxReply = wire.MaxDocument + 256<<10
+	// maxHost bounds the name of a host with its port: 253 bytes are the most that the DNS knows.
+	maxHost = 253 + len(":65535")
 )
 
 // An agent speaks HTTP/1.1 with one gateway over one TLS connection, because gateways tie a login to the connection. It is
@@ -399,6 +401,10 @@ func (a *agent) resolve(from *url.URL, ref string) (*url.URL, error) {
 	u, err := url.Parse(strings.TrimSpace(ref))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s names the address %.200q, which is none", transport.ErrProtocol, a.name(), ref)
+	}
+	// The name of a host goes into a header, and into errors.
+	if len(u.Host) > maxHost || strings.ContainsFunc(u.Host, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return nil, fmt.Errorf("%w: %s names the host %.200q, which is none", transport.ErrProtocol, a.name(), u.Host)
 	}
 	u = from.ResolveReference(u)
 	if u.Scheme != "https" || u.Hostname() == "" {

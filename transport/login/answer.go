@@ -50,7 +50,7 @@ func (c *conversation) answer(ctx context.Context, doc *wire.Document) (*wire.Do
 				continue
 			}
 			if !wire.Encodable(value) {
-				return nil, fmt.Errorf("%w: the answer to %q has control characters or is not UTF-8, which %s cannot be told",
+				return nil, fmt.Errorf("%w: the answer to %.100q has control characters or is not UTF-8, which %s cannot be told",
 					transport.ErrPrompt, in.Name, c.name())
 			}
 		}
@@ -241,7 +241,7 @@ func (c *conversation) ask(ctx context.Context, f *Form) error {
 	}
 	if errors.Is(err, ErrCannot) {
 		if label, ok := f.missing(); ok {
-			err = fmt.Errorf("%s asks for %q: %w", c.name(), strings.TrimRight(label, ": "), err)
+			err = fmt.Errorf("%s asks for %.100q: %w", c.name(), strings.TrimRight(label, ": "), err)
 		} else {
 			err = nil
 		}
@@ -263,7 +263,7 @@ func (c *conversation) ask(ctx context.Context, f *Form) error {
 func (f *Form) check() error {
 	for i := range f.Fields {
 		if v := &f.Fields[i]; v.Kind == Choice && !v.Choose(v.Value.Reveal()) {
-			return fmt.Errorf("%w: %s offers for %s only %s", transport.ErrPrompt, f.Gateway, v.caption(), v.choices())
+			return fmt.Errorf("%w: %s offers for %.100q only %s", transport.ErrPrompt, f.Gateway, v.caption(), v.choices())
 		}
 	}
 	return nil

@@ -293,7 +293,7 @@ func (c *conversation) document(r *reply, answered bool) (*wire.Document, error)
 		if err := c.refusal(r, answered); err != nil {
 			return nil, err
 		}
-		return nil, fmt.Errorf("%w: %s answers %s; is it an AnyConnect gateway, and %q the right path?", transport.ErrProtocol, c.name(),
+		return nil, fmt.Errorf("%w: %s answers %s; is it an AnyConnect gateway, and %.100q the right path?", transport.ErrProtocol, c.name(),
 			r.text(), c.at.Path)
 	}
 	doc, err := wire.ParseDocument(r.body)
@@ -311,7 +311,7 @@ func (c *conversation) document(r *reply, answered bool) (*wire.Document, error)
 }
 
 func (c *conversation) unreadable(err error) error {
-	return fmt.Errorf("%w: what %s answers at %q is no login form (%w); is it an AnyConnect gateway, and the path right?",
+	return fmt.Errorf("%w: what %s answers at %.100q is no login form (%w); is it an AnyConnect gateway, and the path right?",
 		transport.ErrProtocol, c.name(), c.at.Path, err)
 }
 

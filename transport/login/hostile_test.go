@@ -20,6 +20,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode"
 
 	"culvert.example/vpn/transport"
 	"culvert.example/vpn/transport/login"
@@ -199,6 +200,46 @@ func TestHostile(t *testing.T) {
 			do(t, cfg, tt.want, tt.part)
 			if d := time.Since(start); d > 4*time.Second {
 				t.Errorf("it took %s", d)
+			}
+		})
+	}
+}
+
+// TestHostileTexts has errors quote a gateway that sends a lot, and what commands a terminal.
+func TestHostileTexts(t *testing.T) {
+	evil := "\u009b2J" + strings.Repeat("long ", 20000)
+	form := func(fields ...wire.Field) func(net.Conn) {
+		return answering(func(w io.Writer, _ *request) {
+			fmt.Fprint(w, ok(&wire.Document{Kind: wire.KindAuthRequest, Auth: &wire.Auth{ID: "main", Form: &wire.Form{Fields: fields}}}))
+		})
+	}
+	for name, tt := range map[string]struct {
+		serve func(conn net.Conn)
+		want  error
+	}{
+		"kind":    {answering(func(w io.Writer, _ *request) { fmt.Fprint(w, ok(&wire.Document{Kind: wire.Kind(evil)})) }), transport.ErrProtocol},
+		"label":   {form(wire.Field{Type: "text", Name: "any", Label: evil}), transport.ErrPrompt},
+		"options": {form(wire.Field{Type: "select", Name: "group_list", Label: evil, Options: []wire.Option{{Value: "a", Text: evil}, {Value: evil}}}), transport.ErrLogin},
+		"host": {answering(func(w io.Writer, _ *request) {
+			fmt.Fprintf(w, "HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: https://%%C2%%9B2J%s/\r\n\r\n", strings.Repeat("a", 5000))
+		}), transport.ErrProtocol},
+		"path": {answering(func(w io.Writer, r *request) {
+			if len(r.URL.Path) > 5000 {
+				fmt.Fprint(w, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+				return
+			}
+			fmt.Fprintf(w, "HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /%%C2%%9B2J%s\r\n\r\n", strings.Repeat("a", 50000))
+		}), transport.ErrProtocol},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := rawGate(t, tt.serve)
+			cfg.Prompter = login.Fixed{Group: "staff", Username: "alice"}
+			_, err := login.Login(t.Context(), cfg)
+			if !errors.Is(err, tt.want) {
+				t.Fatalf("%.400q, want %v", err, tt.want)
+			}
+			if text := err.Error(); len(text) > 4096 || strings.ContainsFunc(text, unicode.IsControl) {
+				t.Errorf("an error of %d bytes: %.400q", len(text), text)
 			}
 		})
 	}

@@ -67,7 +67,7 @@ func (p Fixed) Answer(_ context.Context, f *Form) error {
 			complete = false
 		case field.Kind == Choice:
 			if !field.Choose(value) {
-				return fmt.Errorf("%w: %s offers no %q for %s, only %s", transport.ErrLogin, f.Gateway, value,
+				return fmt.Errorf("%w: %s offers no %q for %.100q, only %s", transport.ErrLogin, f.Gateway, value,
 					field.caption(), field.choices())
 			}
 		case f.Attempt > 1:
@@ -167,7 +167,7 @@ func (f *Field) choices() string {
 			s = append(s, fmt.Sprintf("and %d more", len(f.Options)-most))
 			break
 		}
-		s = append(s, fmt.Sprintf("%q", o.Text))
+		s = append(s, fmt.Sprintf("%.60q", o.Text))
 	}
 	return strings.Join(s, ", ")
 }

@@ -108,12 +108,12 @@ func (d *Document) String() string {
 	if d == nil {
 		return "no document"
 	}
-	s := string(d.Kind)
+	s := printable(string(d.Kind), 40)
 	if d.Legacy {
 		s = "legacy " + s
 	}
 	if d.Auth != nil {
-		s = fmt.Sprintf("%s id=%q", s, d.Auth.ID)
+		s = fmt.Sprintf("%s id=%.40q", s, d.Auth.ID)
 	}
 	return s
 }
