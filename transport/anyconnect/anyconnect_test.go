@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -189,6 +190,25 @@ func TestParseServer(t *testing.T) {
 	} {
 		if u, err := anyconnect.ParseServer(server); err != nil || u.String() != want {
 			t.Errorf("ParseServer(%q) = %v, %v", server, u, err)
+		}
+	}
+}
+
+// TestCloseIsTheEnd counts the connections that are tried while a session is being closed, and after.
+func TestCloseIsTheEnd(t *testing.T) {
+	gw := gatewaytest.New(t, gatewaytest.Options{NoUDP: true})
+	var dials atomic.Int64
+	d := dialer(gw)
+	d.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		dials.Add(1)
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}
+	for range 20 {
+		s := open(t, d)
+		before := dials.Load()
+		s.Close()
+		if n := dials.Load() - before; n != 0 {
+			t.Fatalf("%d connections were tried when the session was closed", n)
 		}
 	}
 }

@@ -61,6 +61,7 @@ type Session struct {
 	first   *cstp.Conn    // the connection that came before conn, until tlsPath has taken it
 
 	mu        sync.Mutex
+	closing   bool // Close was called, and no path is to be opened any more
 	ticket    *login.Ticket
 	lastLogin time.Time
 	pause     time.Duration // until the next login at the earliest
@@ -200,6 +201,7 @@ func (s *Session) NetworkChanged() { s.conn.NetworkChanged() }
 // Close ends the session: it tells the gateway, which then forgets the cookie, and closes the paths. It waits for all that.
 func (s *Session) Close() error {
 	s.mu.Lock()
+	s.closing = true
 	control := s.control
 	s.mu.Unlock()
 	if control != nil {
@@ -268,6 +270,13 @@ func (p *tlsPath) Open(ctx context.Context) (packet.Conn, error) {
 	if conn := p.s.first; conn != nil {
 		p.s.first = nil
 		return conn, nil
+	}
+	p.s.mu.Lock()
+	closing := p.s.closing
+	p.s.mu.Unlock()
+	if closing {
+		// Saying goodbye ends the path, which is no reason to come back, or even to log in.
+		return nil, net.ErrClosed
 	}
 	conn, err := p.s.reconnect(ctx)
 	if err != nil {
