@@ -15,7 +15,8 @@ const (
 	maxNodes = 16384 // elements in all
 	maxAttrs = 64    // attributes of one element
 
-	maxFields = 256 // fields of a form; what is beyond is left out
+	maxFields  = 256  // fields of a form; what is beyond is left out
+	maxOptions = 4096 // options of all fields of a form; the same
 )
 
 // Errors of ParseDocument, ParseRequest and ParseValues. Match them with errors.Is.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -148,6 +149,23 @@ func TestParseOddities(t *testing.T) {
 				t.Errorf("parsed wrongly: %+v", *d)
 			}
 		})
+	}
+}
+
+// TestNestedForms parses elements inside of each other that each claim the same thousands of options.
+func TestNestedForms(t *testing.T) {
+	const depth = 14
+	text := `<config-auth type="auth-request"><auth id="main">` + strings.Repeat("<form>", depth) + strings.Repeat(`<select name="a">`, depth) +
+		strings.Repeat("<option/>", 16000) + strings.Repeat("</select>", depth) + strings.Repeat("</form>", depth) + "</auth></config-auth>"
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	d, err := wire.ParseDocument([]byte(text))
+	runtime.ReadMemStats(&after)
+	if err != nil || len(d.Auth.Form.Fields) != depth {
+		t.Fatalf("%v, %v", d, err)
+	}
+	if got := after.TotalAlloc - before.TotalAlloc; got > 64<<20 {
+		t.Errorf("%d bytes of text took %d bytes of memory", len(text), got)
 	}
 }
 

@@ -335,6 +335,7 @@ func textOf(n *node) Text {
 
 func formOf(root *node) *Form {
 	f := &Form{Method: root.attr("method"), Action: root.attr("action")}
+	options := 0 // counted for the whole form, since select elements inside of each other share theirs
 	root.each(func(n *node) {
 		if len(f.Fields) == maxFields {
 			return
@@ -355,7 +356,8 @@ func formOf(root *node) *Form {
 		case "select":
 			field := Field{Type: InputSelect, Name: n.attr("name"), Label: n.attr("label"), SecondAuth: n.flag("second-auth")}
 			n.each(func(o *node) {
-				if o.name == "option" {
+				if o.name == "option" && options < maxOptions {
+					options++
 					field.Options = append(field.Options, optionOf(o))
 				}
 			})
