@@ -174,7 +174,7 @@ func (srv *Server) acceptTCP(ctx context.Context, r *stack.TCPRequest) {
 		return
 	}
 	defer out.Close()
-	in, err := r.Accept()
+	in, err := r.Accept(ctx)
 	if err != nil {
 		return
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -129,9 +130,9 @@ func (s *Stack) run(f func()) bool {
 	return true
 }
 
-// Accept completes the handshake with the peer and returns the connection, which the caller closes. It waits for the peer.
-// The local address of the Conn is the Destination.
-func (r *TCPRequest) Accept() (net.Conn, error) {
+// Accept completes the handshake with the peer and returns the connection, which the caller closes. It waits for the peer, which
+// may have gone away without a word, until ctx is done. The local address of the Conn is the Destination.
+func (r *TCPRequest) Accept(ctx context.Context) (net.Conn, error) {
 	t := target{network: "tcp", kind: "tcp"}
 	fail := func(err error) (net.Conn, error) {
 		return nil, opError("accept", "tcp", t.netAddr(r.Source), t.netAddr(r.Destination), err)
@@ -145,15 +146,48 @@ func (r *TCPRequest) Accept() (net.Conn, error) {
 		return fail(r.s.failure(&tcpip.ErrNoBufferSpace{}))
 	}
 	wq := new(waiter.Queue)
+	over := make(chan struct{})
+	id := r.r.ID()
+	stop := context.AfterFunc(ctx, func() { r.s.abort(id, over) })
 	ep, err := r.r.CreateEndpoint(wq)
+	close(over)
 	r.r.Complete(false)
+	if !stop() && err == nil {
+		ep.Close()
+		err = &tcpip.ErrAborted{}
+	}
 	if err != nil {
 		leave()
+		if ctx.Err() != nil {
+			return fail(ctx.Err())
+		}
 		return fail(r.s.failure(err))
 	}
 	c := newTCPConn(r.s, ep, wq, t)
 	c.onClose = leave
 	return r.s.keep(c, fail)
+}
+
+// abort ends the handshake of the endpoint with the given id. It tries until over is closed, because that endpoint may not
+// exist yet.
+func (s *Stack) abort(id stack.TransportEndpointID, over <-chan struct{}) {
+	network := header.IPv6ProtocolNumber
+	if id.LocalAddress.Len() == header.IPv4AddressSize {
+		network = header.IPv4ProtocolNumber
+	}
+	tick := time.NewTicker(abortInterval)
+	defer tick.Stop()
+	for {
+		// What is found instead may be a listener.
+		if ep, ok := s.gs.FindTransportEndpoint(network, tcp.ProtocolNumber, id, nicID).(*tcp.Endpoint); ok && ep.TransportEndpointInfo.ID == id {
+			ep.Abort()
+		}
+		select {
+		case <-over:
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // Reject answers the peer with a RST, as a host does on whose port nobody listens. It does nothing after another decision.

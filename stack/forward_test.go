@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"culvert.example/vpn/packet"
 )
 
 // gateway returns a client stack joined to one that forwards.
@@ -33,7 +35,7 @@ func TestForwardTCP(t *testing.T) {
 		if r.Destination.Port() == 82 {
 			return
 		}
-		c, err := r.Accept()
+		c, err := r.Accept(ctx)
 		if err != nil {
 			t.Errorf("Accept: %v", err)
 			return
@@ -42,7 +44,7 @@ func TestForwardTCP(t *testing.T) {
 		if c.LocalAddr().String() != r.Destination.String() || c.RemoteAddr().String() != r.Source.String() {
 			t.Errorf("accepted %v from %v for %+v", c.LocalAddr(), c.RemoteAddr(), r)
 		}
-		if _, err := r.Accept(); !errors.Is(err, net.ErrClosed) {
+		if _, err := r.Accept(ctx); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("second Accept: %v", err)
 		}
 		r.Reject()
@@ -96,7 +98,7 @@ func TestForwardTCPCloseWhilePending(t *testing.T) {
 		entered <- struct{}{}
 		<-ctx.Done()
 		if r.Destination.Port() == 2 {
-			if c, err := r.Accept(); err == nil {
+			if c, err := r.Accept(t.Context()); err == nil {
 				c.Close()
 				t.Error("Accept succeeded on a closing stack")
 			}
@@ -121,6 +123,33 @@ func TestForwardTCPCloseWhilePending(t *testing.T) {
 		t.Fatal("Close hangs")
 	}
 	client.Close()
+}
+
+// TestForwardTCPPeerGone accepts a connection from a peer that has gone away since it asked.
+func TestForwardTCPPeerGone(t *testing.T) {
+	ended := make(chan error, 1)
+	gw := newStack(t, Config{Addresses: prefixes(bob4, bob6), MTU: 1400, AcceptTCP: func(ctx context.Context, r *TCPRequest) {
+		ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		defer cancel()
+		_, err := r.Accept(ctx)
+		ended <- err
+	}})
+	client := newStack(t, Config{Addresses: prefixes(alice4, alice6), MTU: 1400})
+	join(t, client, gw, nil, tap(func(b packet.Batch) packet.Batch { return nil }))
+	for _, to := range []string{"198.51.100.7:80", "[2001:db8::7]:80"} {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		client.DialContext(ctx, "tcp", to)
+		cancel()
+		select {
+		case err := <-ended:
+			wantOp(t, err, context.DeadlineExceeded, true)
+		case <-time.After(5 * time.Second):
+			t.Fatal("Accept waits for ever")
+		}
+		if n := gw.Stats().Flows; n != 0 {
+			t.Errorf("%d flows are counted", n)
+		}
+	}
 }
 
 func TestForwardUDP(t *testing.T) {
@@ -214,7 +243,7 @@ func TestForwardLimits(t *testing.T) {
 	var running sync.WaitGroup
 	client, gw := gateway(t, Config{MaxPending: 2, MaxFlows: 3,
 		AcceptTCP: func(ctx context.Context, r *TCPRequest) {
-			if c, err := r.Accept(); err == nil {
+			if c, err := r.Accept(ctx); err == nil {
 				<-ctx.Done()
 				c.Close()
 			}
@@ -274,7 +303,7 @@ func everything(addrs ...netip.Addr) Config {
 	}
 	return Config{
 		Addresses: prefixes(addrs...), MTU: 1400, UDPIdle: 10 * time.Millisecond, MaxPending: 64, MaxFlows: 64,
-		AcceptTCP:  func(_ context.Context, r *TCPRequest) { drain(r.Accept()) },
+		AcceptTCP:  func(ctx context.Context, r *TCPRequest) { drain(r.Accept(ctx)) },
 		AcceptUDP:  func(_ context.Context, r *UDPRequest) { drain(r.Accept()) },
 		AcceptPing: func(_ context.Context, r *PingRequest) { r.Reply() },
 	}
