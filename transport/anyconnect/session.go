@@ -1,6 +1,7 @@
 package anyconnect
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -474,7 +475,7 @@ func (s *Session) offerOf(reply *wire.ConnectReply, req *wire.ConnectRequest, le
 		config: dtls.Config{
 			MTU: lease.MTU, BaseMTU: lease.BaseMTU,
 			IPv6:   slices.ContainsFunc(lease.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() }),
-			Beat:   s.beat(lease.DTLSDPD, lease.DTLSKeepalive, lease.DTLSRekey),
+			Beat:   s.beat(cmp.Or(lease.DTLSDPD, lease.DPD), lease.DTLSKeepalive, lease.DTLSRekey),
 			Logger: s.dialer.logger(),
 		},
 	}
