@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"runtime"
 	"strings"
@@ -472,12 +471,16 @@ func Logout(ctx context.Context, cfg *Config, t *Ticket) error {
 	moved := *cfg
 	moved.URL = &url.URL{Scheme: "https", Host: t.Host, Path: "/"}
 	moved.UserAgent = t.UserAgent
+	if cfg.TLS != nil && cfg.URL != nil && hostPort(cfg.URL) != t.Host {
+		moved.TLS = cfg.TLS.Clone()
+		moved.TLS.ServerName = "" // it is of the host that the login was redirected from
+	}
 	a, err := newAgent(&moved)
 	if err != nil {
 		return err
 	}
 	defer a.hangUp()
-	if t.Addr != (netip.AddrPort{}) {
+	if t.Addr.IsValid() && cfg.DialContext == nil {
 		dial := a.dial
 		a.dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return dial(ctx, network, t.Addr.String())

@@ -61,7 +61,8 @@ type Ticket struct {
 	// the certificate is checked against its name.
 	Host string
 	// Addr is the address that completed the login. In a cluster behind one name, only that member knows the session.
-	// It is invalid if the connection was made through something that tells no address, such as a proxy.
+	// It is what the connection calls its peer: if Config.DialContext leads through a proxy, that may be the proxy, or
+	// nothing, and then Addr is invalid.
 	Addr netip.AddrPort
 	// URL is where the login ended up, with the path that was asked for.
 	URL *url.URL

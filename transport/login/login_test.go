@@ -6,8 +6,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -773,6 +776,19 @@ func TestLogout(t *testing.T) {
 	expect(t, "kind", last.doc.Kind, wire.KindLogout)
 	expect(t, "token", last.doc.SessionToken, "1@t0ken")
 	expect(t, "cookie", last.Header.Get("Cookie"), "webvpn=1@t0ken")
+	// The login may have been redirected from a host whose name for TLS was configured, and may have gone through a proxy.
+	moved := *cfg
+	moved.URL, moved.TLS = &url.URL{Scheme: "https", Host: "front.example"}, cfg.TLS.Clone()
+	moved.TLS.ServerName = "front.example"
+	moved.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		expect(t, "address", address, ticket.Host)
+		return new(net.Dialer).DialContext(ctx, network, g.Listener.Addr().String())
+	}
+	proxied := *ticket
+	proxied.Addr = netip.MustParseAddrPort("192.0.2.1:3128")
+	if err := login.Logout(t.Context(), &moved, &proxied); err != nil {
+		t.Error(err)
+	}
 	g.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
