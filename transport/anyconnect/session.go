@@ -102,6 +102,11 @@ func (s *Session) open(ctx context.Context) error {
 		Logger:           s.dialer.logger(),
 	})
 	close(s.started)
+	// The connection is there already, so this takes no time.
+	if err := s.conn.WaitReady(ctx); err != nil {
+		s.Close()
+		return err
+	}
 	if s.offer == nil || s.offer.err != nil || s.dialer.NoDTLS {
 		return nil
 	}

@@ -130,6 +130,7 @@ type driver struct {
 func (d *driver) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	opened := false
 	for {
 		ev := event{kind: evTick}
 		select {
@@ -149,6 +150,11 @@ func (d *driver) run(ctx context.Context) {
 			return
 		}
 		d.publish()
+		if !opened && d.m.active >= 0 {
+			// Whoever waited for this sees the path in the state.
+			opened = true
+			close(d.ready)
+		}
 		if next.IsZero() {
 			timer.Stop()
 		} else {
@@ -216,15 +222,7 @@ func (d *driver) activate(path int) {
 		d.cfg.Logger.Info("no path is open")
 	}
 	close(d.view.Swap(v).changed)
-	if v.live == nil {
-		return
-	}
-	select {
-	case <-d.ready:
-	default:
-		close(d.ready)
-	}
-	if len(d.announce) > 0 {
+	if v.live != nil && len(d.announce) > 0 {
 		// A writer may be on the way, and would do it; or there is none for a long time.
 		d.wg.Go(func() { d.announceNow(v) })
 	}
