@@ -8,6 +8,7 @@ import (
 	"net"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -82,6 +83,82 @@ func TestForward(t *testing.T) {
 	w.err = nil
 	w.mu.Unlock()
 	expect(t, connect(t, addr), []byte("220 hello\r\n"))
+}
+
+// A pipeListener accepts the ends of pipes.
+type pipeListener chan net.Conn
+
+func (l pipeListener) Accept() (net.Conn, error) {
+	c, ok := <-l
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+
+func (l pipeListener) Close() error { return nil }
+
+func (l pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
+
+// TestForwardOrder opens connections one after the other, whose destination must see them in this order although
+// dialing takes now more time, now less.
+func TestForwardOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const clients = 40
+		arrived := make(chan net.Conn, clients)
+		var dials int
+		s := &Server{Dial: func(context.Context, string, string) (net.Conn, error) {
+			if dials++; dials%3 == 1 {
+				time.Sleep(dialApart * 2 / 3)
+			}
+			a, b := net.Pipe()
+			arrived <- b
+			return a, nil
+		}}
+		l := make(pipeListener)
+		go s.Forward(l, "host:1")
+		for i := range clients {
+			a, b := net.Pipe()
+			defer a.Close()
+			l <- b
+			go a.Write([]byte{byte(i)})
+		}
+		for i := range clients {
+			c := <-arrived
+			expect(t, c, []byte{byte(i)})
+			c.Close()
+		}
+		close(l)
+		s.Close()
+	})
+}
+
+// TestForwardSlow has a destination that takes long to dial, which keeps nobody else waiting for as long.
+func TestForwardSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const clients = 5
+		begin := time.Now()
+		dials := make(chan time.Duration, clients)
+		s := &Server{Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			dials <- time.Since(begin)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}}
+		l := make(pipeListener)
+		go s.Forward(l, "host:1")
+		for range clients {
+			a, b := net.Pipe()
+			defer a.Close()
+			l <- b
+		}
+		for i := range clients {
+			if d := <-dials; d != time.Duration(i)*dialApart {
+				t.Errorf("client %d was dialed for after %v", i, d)
+			}
+		}
+		close(l)
+		s.Close()
+	})
 }
 
 // TestForwardClose closes the server while a destination is being dialed.

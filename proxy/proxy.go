@@ -157,10 +157,10 @@ func (s *Server) Serve(l net.Listener) error {
 	if s.Auth == nil && !s.AllowOpen && !private(l.Addr()) {
 		return fmt.Errorf("%w (listening on %v)", ErrOpenRelay, l.Addr())
 	}
-	return s.accept(l, (*client).serve)
+	return s.accept(l, func(c *client) { go c.serve() })
 }
 
-// accept starts handle, in a goroutine of its own, for every client that l accepts and there is room for.
+// accept calls handle for every client that l accepts and there is room for. It must not block.
 func (s *Server) accept(l net.Listener, handle func(*client)) error {
 	s.mu.Lock()
 	if s.closed {
@@ -203,7 +203,7 @@ func (s *Server) accept(l net.Listener, handle func(*client)) error {
 			nc.Close()
 			continue
 		}
-		go handle(c)
+		handle(c)
 	}
 }
 
