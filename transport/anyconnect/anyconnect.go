@@ -16,7 +16,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -141,27 +140,9 @@ func (d *Dialer) tlsConfig() (*tls.Config, error) {
 	return trust.Config(d.TLS, d.Pins)
 }
 
-// platform is what the protocol calls the operating system.
-func platform() string {
-	switch runtime.GOOS {
-	case "windows":
-		return "win"
-	case "darwin":
-		return "mac-intel"
-	case "android":
-		return "android"
-	case "ios":
-		return "apple-ios"
-	}
-	if strings.HasSuffix(runtime.GOARCH, "64") {
-		return "linux-64"
-	}
-	return "linux"
-}
-
 func (d *Dialer) platform() string {
 	if d.OS == "" {
-		return platform()
+		return login.Platform()
 	}
 	return d.OS
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -211,4 +212,56 @@ func TestCloseIsTheEnd(t *testing.T) {
 			t.Fatalf("%d connections were tried when the session was closed", n)
 		}
 	}
+}
+
+// TestLoginAgain has the gateway forget a session whose login needs no person.
+func TestLoginAgain(t *testing.T) {
+	gw := gatewaytest.New(t)
+	d := dialer(gw)
+	ticket, err := d.Login(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := &counting{}
+	// The login was made elsewhere, so that the next may follow at once.
+	d.Cookie, d.Prompter = ticket.Cookie, token
+	s := open(t, d)
+	if n := token.asked.Load(); n != 0 {
+		t.Fatalf("the Prompter was asked %d times in spite of the cookie", n)
+	}
+	lease := s.Lease()
+	id := gw.Sessions()[0].ID
+	if err := errors.Join(gw.Expire(id), gw.Drop(id)); err != nil {
+		t.Fatal(err)
+	}
+	for start := time.Now(); s.State().Active == "" || s.Ticket().Cookie == ticket.Cookie; time.Sleep(10 * time.Millisecond) {
+		if s.Err() != nil || time.Since(start) > 10*time.Second {
+			t.Fatalf("the session does not come back: %v, %+v", s.Err(), s.State())
+		}
+	}
+	if n := token.asked.Load(); n != 1 {
+		t.Errorf("the Prompter was asked %d times", n)
+	}
+	if got := s.Lease().Addresses; !slices.Equal(got, lease.Addresses) {
+		t.Errorf("addresses %v, were %v", got, lease.Addresses)
+	}
+	// Again, too soon after that login: it waits, and asks nobody.
+	id = gw.Sessions()[0].ID
+	if err := errors.Join(gw.Expire(id), gw.Drop(id)); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(500 * time.Millisecond)
+	if n := token.asked.Load(); n != 1 || s.Err() != nil {
+		t.Errorf("after half a second the Prompter was asked %d times, and the session is at %v", n, s.Err())
+	}
+}
+
+// A counting Prompter needs no person, and counts what it answers.
+type counting struct{ asked atomic.Int64 }
+
+func (*counting) Unattended() bool { return true }
+
+func (c *counting) Answer(ctx context.Context, f *login.Form) error {
+	c.asked.Add(1)
+	return alice.Answer(ctx, f)
 }

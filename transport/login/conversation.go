@@ -37,15 +37,15 @@ func Login(ctx context.Context, cfg *Config) (*Ticket, error) {
 		c.version = c.userAgent[strings.LastIndexByte(c.userAgent, ' ')+1:]
 	}
 	if c.device.Platform == "" {
-		c.device.Platform = platform(runtime.GOOS, runtime.GOARCH)
+		c.device.Platform = Platform()
 	}
 	defer c.hangUp()
 	return c.run(ctx)
 }
 
-// platform returns what gateways call the system.
-func platform(goos, arch string) string {
-	switch goos {
+// Platform returns what gateways call this system: linux, linux-64, win, mac-intel, android or apple-ios.
+func Platform() string {
+	switch runtime.GOOS {
 	case "windows":
 		return "win"
 	case "darwin":
@@ -55,7 +55,7 @@ func platform(goos, arch string) string {
 	case "android":
 		return "android"
 	}
-	if strings.Contains(arch, "64") {
+	if strings.Contains(runtime.GOARCH, "64") {
 		return "linux-64"
 	}
 	return "linux"
