@@ -46,7 +46,7 @@ type Tunnel struct {
 	draining atomic.Bool // Shutdown has begun
 
 	status  watched[Status]
-	ready   atomic.Bool // everything above is set
+	live    atomic.Bool // from when everything above is set until the end begins
 	closing sync.Once
 	running sync.WaitGroup
 	done    chan struct{}
@@ -123,7 +123,7 @@ func (t *Tunnel) start(session transport.Session) error {
 			Since: now, Started: now, Expires: lease.Expires,
 		}
 	})
-	t.ready.Store(true)
+	t.live.Store(true)
 	if s, ok := session.(*anyconnect.Session); ok {
 		t.pathsChanged(s)
 	}
@@ -150,6 +150,7 @@ func (t *Tunnel) start(session transport.Session) error {
 // end closes everything, once, because of err.
 func (t *Tunnel) end(err error) {
 	t.closing.Do(func() {
+		t.live.Store(false)
 		t.session.Close()
 		t.stack.Close()
 		t.running.Wait()
@@ -165,15 +166,15 @@ func (t *Tunnel) end(err error) {
 	})
 }
 
-// pathsChanged takes the state of the session into the status. What happens before the tunnel is up, start takes in.
+// pathsChanged takes the state of the session into the status. What happens before the tunnel is up, start takes in. That paths
+// are closed at the end is no news.
 func (t *Tunnel) pathsChanged(session *anyconnect.Session) {
-	if !t.ready.Load() {
+	if !t.live.Load() {
 		return
 	}
-	state := session.State()
-	mtu := session.MTU()
 	t.status.update(func(s *Status) {
-		if s.State == Closed {
+		state := session.State() // in here, so that a newer state is not overwritten by an older one
+		if !t.live.Load() || state.Err != nil {
 			return
 		}
 		s.Path = ""
@@ -199,9 +200,9 @@ func (t *Tunnel) pathsChanged(session *anyconnect.Session) {
 				s.Reconnects++
 			}
 		}
-		s.MTU = mtu
+		s.MTU = state.MTU
+		t.stack.SetMTU(state.MTU)
 	})
-	t.stack.SetMTU(mtu)
 }
 
 // splitConfig returns the split rules of a lease.
