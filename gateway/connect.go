@@ -3,7 +3,6 @@ package gateway
 import (
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -327,10 +326,10 @@ func (s *Server) forgetDTLS(sess *session) { s.offers.remove(sess.offer) }
 
 // peerOf returns where the datagrams of a channel come from.
 func peerOf(conn *dtls.Conn) netip.AddrPort {
-	r, ok := any(conn).(interface{ RemoteAddr() net.Addr })
+	a, ok := conn.RemoteAddr().(*net.UDPAddr)
 	if !ok {
 		return netip.AddrPort{}
 	}
-	a, _ := netip.ParseAddrPort(fmt.Sprint(r.RemoteAddr()))
-	return a
+	at := a.AddrPort()
+	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 }

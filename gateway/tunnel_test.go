@@ -161,6 +161,9 @@ func TestDTLS(t *testing.T) {
 			if s.Path != "dtls" || s.DTLSCipher == "" {
 				t.Errorf("path %q, cipher %q", s.Path, s.DTLSCipher)
 			}
+			if s.Remote.Addr() != l.addr.Addr() || s.RemoteUDP.Addr() != l.addr.Addr() || s.RemoteUDP.Port() == 0 {
+				t.Errorf("remote %v, by UDP %v", s.Remote, s.RemoteUDP)
+			}
 			if st := conn.Stats(); st.PacketsReceived == 0 {
 				t.Errorf("nothing came over DTLS: %+v", st)
 			}

@@ -40,6 +40,7 @@ type Conn struct {
 	beat  *heartbeat.Beat
 	mark  uint32 // of the probes of this Conn
 
+	remote         func() net.Addr
 	floor, ceiling int
 	outer          int // size of the headers of IP and UDP
 	mtu            atomic.Int64
@@ -116,6 +117,7 @@ type connParams struct {
 	beat    liveness.Config
 	mtu     int // negotiated, as far as it is known
 	base    int // MTU of the outer path, as far as it is known
+	remote  func() net.Addr
 	outer   int // headers of the outer path
 	ipv6    bool
 }
@@ -133,7 +135,7 @@ func newConn(p connParams) (*Conn, error) {
 	}
 	c := &Conn{
 		suite: k.suite, in: p.channel, out: p.channel, pool: p.pool, log: p.log, mark: rand.Uint32(),
-		tx: tx, ctl: tx.clone(), rx: rx, final: p.out.final,
+		tx: tx, ctl: tx.clone(), rx: rx, final: p.out.final, remote: p.remote,
 		answers: make(chan answer, 4*fanOut), ended: make(chan struct{}),
 	}
 	c.seq.Store(p.out.next)
@@ -168,6 +170,9 @@ func newConn(p connParams) (*Conn, error) {
 
 // MTU returns the size in bytes of the largest packet that the path is known to carry. It may change at any time.
 func (c *Conn) MTU() int { return int(c.mtu.Load()) }
+
+// RemoteAddr returns where datagrams go to. At a gateway that may change at any time, since it follows a peer that moves.
+func (c *Conn) RemoteAddr() net.Addr { return c.remote() }
 
 // CipherSuite returns the name of what protects the records, such as "PSK-AES256-GCM-SHA384".
 func (c *Conn) CipherSuite() string { return c.suite.name }

@@ -408,6 +408,7 @@ func (l *Listener) newPort(a *attempt, s *ServerSession, to *route, out *outcome
 	conn, err := newConn(connParams{
 		out: out, channel: p, pool: l.pool, log: log, beat: s.Beat,
 		mtu: s.MTU, base: s.BaseMTU, outer: outer, ipv6: s.IPv6,
+		remote: func() net.Addr { return net.UDPAddrFromAddrPort(p.peer()) },
 	})
 	if err != nil {
 		return nil, err

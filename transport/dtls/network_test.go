@@ -385,6 +385,9 @@ func TestRoaming(t *testing.T) {
 	client := mustDial(t, r.addr(), g.config())
 	server := g.take(t)
 	cp := exchange(t, client, server)
+	if at := client.RemoteAddr(); at.String() != r.addr().String() {
+		t.Errorf("the client's RemoteAddr() = %v, want %v", at, r.addr())
+	}
 	var mu sync.Mutex
 	var last []byte
 	r.set(func(d []byte) [][]byte {
@@ -400,6 +403,13 @@ func TestRoaming(t *testing.T) {
 		server.pump.wait(t, up+1)
 		send(t, server.Conn, numbered(round, 5, 500))
 		cp.wait(t, down+5)
+		r.mu.Lock()
+		for _, back := range r.backs {
+			if at := server.RemoteAddr(); at.String() != back.LocalAddr().String() {
+				t.Errorf("RemoteAddr() = %v, want %v", at, back.LocalAddr())
+			}
+		}
+		r.mu.Unlock()
 		time.Sleep(movePace)
 	}
 	// A copy of a datagram from yet another address is genuine but not new: answers go where they went.
