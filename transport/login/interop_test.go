@@ -69,6 +69,9 @@ func TestOcserv(t *testing.T) {
 			roots, client := authority(t, dir)
 			addr := startOcserv(t, dir, tt.config)
 			wire := &tap{roots: roots, addr: addr, dir: dir}
+			if tt.cert {
+				wire.client = client // the certificate cannot pass the tap, which therefore has it too
+			}
 			wire.start(t)
 			host := wire.ln.Addr().String()
 			if tt.direct {
@@ -82,8 +85,6 @@ func TestOcserv(t *testing.T) {
 				RequestTimeout: 20 * time.Second,
 			}
 			if tt.cert {
-				// The certificate cannot pass the tap, which therefore has it too.
-				wire.client = client
 				cfg.TLS.Certificates = []tls.Certificate{*client}
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
