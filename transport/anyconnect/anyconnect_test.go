@@ -66,7 +66,7 @@ func TestCookie(t *testing.T) {
 
 	d = dialer(gw)
 	d.Prompter, d.Cookie = nil, "bogus"
-	if _, err := d.DialSession(t.Context()); !errors.Is(err, transport.ErrExpired) {
+	if _, err := d.DialSession(t.Context()); !errors.Is(err, transport.ErrExpired) || strings.Count(err.Error(), "log in again") != 1 {
 		t.Errorf("with an unknown cookie: %v", err)
 	}
 	// The credentials are there, and nobody has logged in with them lately.

@@ -72,6 +72,7 @@ type Session struct {
 	suite     string     // of its TLS connection
 	offer     *dtlsOffer // what it said about DTLS, nil if nothing
 	data      *dtls.Conn // the open DTLS path
+	abandon   func()     // gives up the present attempt to open DTLS
 }
 
 // A dtlsOffer is what one CONNECT agreed on for DTLS. The next one makes it void.
@@ -305,7 +306,7 @@ func (s *Session) reconnect(ctx context.Context) (*cstp.Conn, error) {
 // relogin replaces a ticket that the gateway no longer takes, if that needs no person.
 func (s *Session) relogin(ctx context.Context, cause error) error {
 	if !login.Unattended(s.dialer.Prompter) {
-		return fmt.Errorf("%w; log in again", cause)
+		return cause
 	}
 	s.mu.Lock()
 	if time.Since(s.lastLogin) > maxLoginPause {
@@ -446,13 +447,16 @@ func (s *Session) datagrams() bool {
 	return !s.dialer.NoDTLS && (s.dialer.Dial == nil || s.dialer.DialUDP != nil)
 }
 
-// adopt makes conn the TLS path in use. The DTLS channel that hangs on the one before goes with it.
+// adopt makes conn the TLS path in use. The DTLS channel that hangs on the one before goes with it, or the attempt to open it.
 func (s *Session) adopt(conn *cstp.Conn, suite string, lease *transport.Lease, offer *dtlsOffer) {
 	s.mu.Lock()
 	s.control, s.suite, s.lease, s.offer = conn, suite, lease, offer
-	data := s.data
-	s.data = nil
+	data, abandon := s.data, s.abandon
+	s.data, s.abandon = nil, nil
 	s.mu.Unlock()
+	if abandon != nil {
+		abandon()
+	}
 	if data != nil {
 		data.Close()
 	}
@@ -509,8 +513,11 @@ func (p *dtlsPath) Name() string { return DTLS }
 
 func (p *dtlsPath) Open(ctx context.Context) (packet.Conn, error) {
 	s := p.s
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	s.mu.Lock()
 	offer := s.offer
+	s.abandon = cancel
 	s.mu.Unlock()
 	if offer == nil {
 		return nil, failover.ErrNotReady
@@ -518,30 +525,37 @@ func (p *dtlsPath) Open(ctx context.Context) (packet.Conn, error) {
 	if offer.err != nil {
 		return nil, fmt.Errorf("%w: %w", failover.ErrNotReady, offer.err)
 	}
+	conn, err := s.openDTLS(ctx, offer)
+	s.mu.Lock()
+	current := s.offer == offer
+	if current && err == nil {
+		s.data = conn
+	}
+	s.mu.Unlock()
+	switch {
+	case !current:
+		// There is another offer, or will be as soon as TLS is back.
+		if err == nil {
+			conn.Close()
+		}
+		return nil, failover.ErrNotReady
+	case errors.Is(err, transport.ErrUnsupported), errors.Is(err, dtls.ErrPathTooNarrow):
+		// These stay as they are for as long as the TLS connection does, which carries on without DTLS.
+		return nil, fmt.Errorf("%w: %w", failover.ErrNotReady, err)
+	case err != nil:
+		return nil, fmt.Errorf("DTLS to %s: %w", offer.remote, err)
+	}
+	return conn, nil
+}
+
+// openDTLS opens the channel of an offer.
+func (s *Session) openDTLS(ctx context.Context, offer *dtlsOffer) (*dtls.Conn, error) {
 	socket, err := dtls.OpenSocket(ctx, s.dialer.DialUDP, offer.remote)
 	if err != nil {
 		return nil, err
 	}
 	s.remember(socket)
-	conn, err := dtls.Dial(ctx, socket, offer.config)
-	if err != nil {
-		if errors.Is(err, transport.ErrUnsupported) || errors.Is(err, dtls.ErrPathTooNarrow) {
-			// These stay as they are for as long as the TLS connection does, which carries on without DTLS.
-			return nil, fmt.Errorf("%w: %w", failover.ErrNotReady, err)
-		}
-		return nil, fmt.Errorf("DTLS to %s: %w", offer.remote, err)
-	}
-	s.mu.Lock()
-	current := s.offer == offer
-	if current {
-		s.data = conn
-	}
-	s.mu.Unlock()
-	if !current {
-		conn.Close()
-		return nil, failover.ErrNotReady
-	}
-	return conn, nil
+	return dtls.Dial(ctx, socket, offer.config)
 }
 
 // baseMTU returns the MTU to assume for the path to addr: that of the interface that leads there, or the usual one.
