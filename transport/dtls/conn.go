@@ -70,6 +70,7 @@ type Conn struct {
 	finalAt   time.Time
 	finalSent int
 
+	confirmed atomic.Int64 // when it was last looked whether large packets arrive, in Unix nanoseconds
 	searching atomic.Bool
 	answers   chan answer
 	echoes    atomic.Bool // the peer repeats probes
@@ -255,7 +256,7 @@ func (c *Conn) WriteBatch(b packet.Batch) (int, error) {
 		first := i
 		bytes = 0
 		u.count = 0
-		var tooBig bool
+		var tooBig, large bool
 		for ; i < len(b); i++ {
 			n := b[i].Len()
 			if n > mtu {
@@ -270,6 +271,7 @@ func (c *Conn) WriteBatch(b packet.Batch) (int, error) {
 			plain[0] = byte(wire.Data)
 			u.added(c.tx.seal(mem, typeData, c.number(), plain))
 			bytes += uint64(n)
+			large = large || n > c.floor
 		}
 		if u.count > 0 {
 			sent, err := c.out.send(u, true)
@@ -280,6 +282,9 @@ func (c *Conn) WriteBatch(b packet.Batch) (int, error) {
 			}
 			if err != nil {
 				return first + sent, c.writeFailed(err, b[first+sent].Len())
+			}
+			if large {
+				c.confirm()
 			}
 		}
 		if tooBig {
@@ -633,6 +638,44 @@ func (c *Conn) answered(payload []byte) {
 	if narrow {
 		c.measure()
 	}
+}
+
+const (
+	// confirmPace is how often it is looked at least whether large packets arrive, while any are sent.
+	confirmPace = time.Second
+	// confirmTries is how many probes in succession stay without an echo before it is left to the Beat to find out whether
+	// anything arrives at all.
+	confirmTries = 4
+)
+
+// confirm has probes show that large packets arrive, unless that was done a moment ago. The Beat probes only who is silent, and a
+// path that has become narrower keeps nobody silent: small packets go on in both directions, and the large ones are lost for ever.
+func (c *Conn) confirm() {
+	now, last := time.Now().UnixNano(), c.confirmed.Load()
+	if now-last < int64(confirmPace) || c.searching.Load() || !c.confirmed.CompareAndSwap(last, now) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return
+	}
+	c.work.Go(func() {
+		for range confirmTries {
+			c.probe()
+			select {
+			case <-time.After(max(firstWait, 2*c.beat.RTT())):
+			case <-c.ended:
+				return
+			}
+			c.controlMu.Lock()
+			missing := c.sinceEcho
+			c.controlMu.Unlock()
+			if missing == 0 || c.searching.Load() {
+				return
+			}
+		}
+	})
 }
 
 // measure searches for the MTU in the background, unless that is going on.

@@ -306,6 +306,37 @@ func TestMTUHoleAppears(t *testing.T) {
 	cp.wait(t, have+1)
 }
 
+// TestMTUHoleUnderTraffic has each end send large packets while small ones come from the other one all the time, as when a
+// download goes on beside: the peer is never silent, so nothing but the size of what is lost tells that there is a hole.
+func TestMTUHoleUnderTraffic(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t, &ServerSession{PSK: testPSK(), Beat: liveness.Config{DPD: time.Minute, Load: -1}})
+	r := newRelay(t, g.addr())
+	client := mustDial(t, r.addr(), g.config())
+	server := g.take(t)
+	exchange(t, client, server)
+	for _, c := range []*Conn{client, server.Conn} {
+		if c.MTU() != testMTU {
+			t.Fatalf("MTU is %d, want %d", c.MTU(), testMTU)
+		}
+	}
+	r.set(hole(900), hole(900))
+	start := time.Now()
+	for client.MTU() > 900 || server.MTU() > 900 {
+		if time.Since(start) > 4*time.Second {
+			t.Fatalf("the MTU is still %d at the client, %d at the gateway", client.MTU(), server.MTU())
+		}
+		for _, c := range []*Conn{client, server.Conn} {
+			c.WriteBatch(numbered(0, 1, 100))
+			c.WriteBatch(numbered(1, 1, c.MTU()))
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if client.MTU() < 850 || server.MTU() < 850 {
+		t.Errorf("the MTU is %d at the client, %d at the gateway", client.MTU(), server.MTU())
+	}
+}
+
 func TestPathTooNarrow(t *testing.T) {
 	t.Parallel()
 	g := newGateway(t, &ServerSession{PSK: testPSK()})
