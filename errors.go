@@ -40,8 +40,8 @@ var (
 
 // An OpError is the error of an operation of this package.
 type OpError struct {
-	// Op is the operation: dial, authenticate, listen, ping, explain, capture or close, or tunnel where it is none of them that
-	// failed but the tunnel.
+	// Op is the operation: dial, authenticate, listen, ping, explain, capture, watch or close, or tunnel where it is none of
+	// them that failed but the tunnel.
 	Op string
 	// Server is the gateway, as the caller named it.
 	Server string

@@ -86,6 +86,14 @@ type PathStatus struct {
 	NextTry   time.Time `json:"next_try,omitzero"`
 }
 
+// close notes the end of the tunnel.
+func (p *PathStatus) close(now time.Time) {
+	if p.Open {
+		p.Since = now
+	}
+	p.Open, p.Active, p.Detail, p.NextTry = false, false, "", time.Time{}
+}
+
 // Counters count whole IP packets and their bytes.
 type Counters struct {
 	SentPackets     uint64 `json:"sent_packets"`
@@ -151,7 +159,7 @@ func (t *Tunnel) snapshot() (Status, <-chan struct{}) {
 
 // Watch calls fn with the present Status and then after each change of anything but the counters, one call at a time, until ctx
 // or the tunnel ends. Changes that come faster than fn returns are merged, but the last one is never lost. It
-// returns nil after the call with State Closed, else the error of ctx.
+// returns nil after the call with State Closed, else an [*OpError] with the error of ctx.
 func (t *Tunnel) Watch(ctx context.Context, fn func(Status)) error {
 	for {
 		s, changed := t.snapshot()
@@ -162,7 +170,7 @@ func (t *Tunnel) Watch(ctx context.Context, fn func(Status)) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return ctx.Err()
+			return &OpError{Op: "watch", Server: t.server, Err: ctx.Err()}
 		}
 	}
 }

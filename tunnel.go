@@ -159,7 +159,11 @@ func (t *Tunnel) end(err error) {
 		}
 		t.err = err
 		t.status.update(func(s *Status) {
-			s.State, s.Path, s.Since, s.Err = Closed, "", time.Now(), err
+			now := time.Now()
+			s.State, s.Path, s.Since, s.Err = Closed, "", now, err
+			for i := range s.Paths {
+				s.Paths[i].close(now)
+			}
 			close(t.done) // in here, so that nobody sees the one without the other
 		})
 		t.logger.Info("tunnel ended", "server", t.server, "reason", err)
