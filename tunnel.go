@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -161,6 +162,7 @@ func (t *Tunnel) end(err error) {
 		t.status.update(func(s *Status) {
 			now := time.Now()
 			s.State, s.Path, s.Since, s.Err = Closed, "", now, err
+			s.Paths = slices.Clone(s.Paths) // readers may be copying it
 			for i := range s.Paths {
 				s.Paths[i].close(now)
 			}
