@@ -9,7 +9,8 @@
 //     and whatever else then arrives answers it. As long as the question stands, silence of a fraction of a second causes a
 //     probe, and silence of at most [Config.Load] is death. One answer settles the question until the next
 //     data, so that a channel at rest is never probed at that pace.
-//   - A peer that has sent data, but never answered a probe, is not held to the second rule: it may not know probes.
+//   - A peer that has sent data, but never answered a probe, is not held to the second rule: it may not know probes. It is
+//     asked a few more times while data flows.
 //
 // The package has no clock, no goroutine and no I/O. Times are durations since any fixed instant, and "now" is an argument.
 // Package heartbeat adds the timer.
@@ -40,6 +41,10 @@ const (
 	// fewProbes must be unanswered before silence under load counts at all, or a process that was stopped for a while would find
 	// its channels dead before it has read what waits in the sockets.
 	fewProbes = 2
+
+	// mostAsked is how often a peer that has sent data is asked again whether it knows probes, the first time after minGap
+	// and then after twice as long each time. The answer to the first probe may have been lost.
+	mostAsked = 6
 
 	// checkTime is the silence that ends a channel after Check.
 	checkTime = 1500 * time.Millisecond
@@ -146,6 +151,7 @@ type Machine struct {
 	probed     time.Duration // when the last probe was sent
 	probing    bool          // a probe was ever sent
 	unanswered int           // probes since anything was received
+	asked      int           // probes since the peer was first heard, which only find out whether it knows them
 	open       bool          // a probe awaits its answer
 	first      time.Duration // when the first probe that awaits its answer was sent
 	srtt       time.Duration // smoothed round-trip time; 0 while unknown
@@ -203,7 +209,11 @@ func (m *Machine) Step(now time.Duration, s Seen) (next time.Duration, do Action
 	}
 	if now >= m.probeAt() {
 		do |= SendProbe
-		if !m.open || now-m.first > maxSample {
+		again := m.heard && !m.proven
+		if again {
+			m.asked++
+		}
+		if !m.open || again || now-m.first > maxSample {
 			m.open, m.first = true, now
 		}
 		m.probing, m.probed, m.sent = true, now, now
@@ -292,6 +302,8 @@ func (m *Machine) probeAt() time.Duration {
 	}
 	if m.loaded() {
 		at = min(at, after(max(m.quiet(), m.probed), m.gap()))
+	} else if m.cfg.Load > 0 && m.suspect && m.asked < mostAsked {
+		at = min(at, after(m.probed, minGap<<m.asked))
 	}
 	if m.check {
 		due := m.checkAt

@@ -24,6 +24,7 @@ type channel struct {
 	cfg      liveness.Config
 	rtt      time.Duration
 	mute     bool          // the peer does not answer probes
+	lost     int           // so many probes are lost at the beginning
 	cutAt    time.Duration // from then on nothing comes back
 	healAt   time.Duration // until then
 	out, in  func(t time.Duration) bool
@@ -75,7 +76,9 @@ func (c channel) run(note func(t time.Duration, do liveness.Action)) (deadAt tim
 			return t
 		}
 		if do&liveness.SendProbe != 0 && !c.mute && !cut {
-			answers = append(answers, t+c.rtt)
+			if c.lost--; c.lost < 0 {
+				answers = append(answers, t+c.rtt)
+			}
 		}
 	}
 	return 0
@@ -114,7 +117,9 @@ var scenarios = []struct {
 	{"dead-from-the-start", channel{cfg: liveness.Config{DPD: 30 * sec}, rtt: 30 * ms, until: 20 * sec, cutAt: 1,
 		out: every(7*ms, sec, 19*sec)}, 3900 * ms, 4100 * ms, 20},
 	{"peer-without-probes", channel{cfg: liveness.Config{DPD: 30 * sec}, rtt: 30 * ms, until: 50 * sec, mute: true,
-		out: every(900*ms, sec, 19*sec), in: every(5*sec, 500*ms, 49*sec)}, 0, 0, 2},
+		out: every(900*ms, sec, 19*sec), in: every(5*sec, 500*ms, 49*sec)}, 0, 0, 8},
+	{"first-answers-are-lost", channel{cfg: liveness.Config{DPD: 30 * sec}, rtt: 30 * ms, until: 20 * sec, cutAt: 5 * sec, lost: 3,
+		in: every(9*ms, 5*ms, 19*sec)}, 6200 * ms, 6300 * ms, 9},
 	{"load-off", channel{cfg: liveness.Config{DPD: 10 * sec, Load: -1}, rtt: 30 * ms, until: 40 * sec, cutAt: 5 * sec,
 		out: every(7*ms, sec, 39*sec), in: every(9*ms, sec, 39*sec)}, 24900 * ms, 25100 * ms, 3},
 	{"check-answered", channel{cfg: liveness.Config{DPD: 30 * sec}, rtt: 200 * ms, until: 20 * sec, checkAt: 5 * sec}, 0, 0, 3},
