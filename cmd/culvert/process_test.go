@@ -39,11 +39,23 @@ type process struct {
 // start runs the command in a process of its own until the test ends.
 func start(t *testing.T, stdin string, args ...string) *process {
 	t.Helper()
+	return startProcess(t, stdin, exec.Command(self(t), append(args, "--json")...))
+}
+
+// self returns this program, which is the command where asCommand is set.
+func self(t *testing.T) string {
+	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{t: t, cmd: exec.Command(exe, append(args, "--json")...), done: make(chan struct{}), news: make(chan struct{}, 1)}
+	return exe
+}
+
+// startProcess is start for a command line of this program that somebody else has made.
+func startProcess(t *testing.T, stdin string, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{t: t, cmd: cmd, done: make(chan struct{}), news: make(chan struct{}, 1)}
 	p.cmd.Env = append(os.Environ(), asCommand+"=1", "XDG_RUNTIME_DIR="+t.TempDir())
 	p.cmd.Stdin = strings.NewReader(stdin)
 	pipe, err := p.cmd.StderrPipe()
@@ -60,7 +72,7 @@ func start(t *testing.T, stdin string, args ...string) *process {
 		p.cmd.Process.Kill()
 		<-p.done
 		if t.Failed() {
-			t.Logf("%q said:\n%s", args, p.said())
+			t.Logf("%q said:\n%s", cmd.Args, p.said())
 		}
 	})
 	return p
@@ -93,7 +105,13 @@ func (p *process) said() string {
 // wait waits for the first event from number *from on that fits, and counts from up to behind it.
 func (p *process) wait(from *int, what string, fits func(event) bool) event {
 	p.t.Helper()
-	limit := time.After(20 * time.Second)
+	return p.within(20*time.Second, from, what, fits)
+}
+
+// within is wait with another patience.
+func (p *process) within(patience time.Duration, from *int, what string, fits func(event) bool) event {
+	p.t.Helper()
+	limit := time.After(patience)
 	for {
 		p.mu.Lock()
 		for ; *from < len(p.events); *from++ {
@@ -114,7 +132,7 @@ func (p *process) wait(from *int, what string, fits func(event) bool) event {
 				p.t.Fatalf("the command has ended without: %s", what)
 			}
 		case <-limit:
-			p.t.Fatalf("the command did not say in time: %s", what)
+			p.t.Fatalf("the command did not say within %v: %s", patience, what)
 		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"culvert.example/vpn"
 )
 
-// lookInterval is how often the addresses of the machine are looked at for a change.
+// lookInterval is how often the addresses of the machine are looked at for a change where the system does not tell of it.
 const lookInterval = 2 * time.Second
 
 // A teller reports the states of a tunnel as they change.
@@ -172,20 +172,31 @@ func whyNot(s vpn.Status) string {
 
 // watchNetwork tells the tunnel when the machine's addresses change.
 func watchNetwork(ctx context.Context, t *vpn.Tunnel) {
-	tick := time.NewTicker(lookInterval)
-	defer tick.Stop()
+	watchAddresses(ctx, t.Done(), addressNews(ctx), t.NetworkChanged)
+}
+
+// watchAddresses calls changed when the machine's addresses change, until ctx or done ends. It looks at every news, or now
+// and then if news is nil.
+func watchAddresses(ctx context.Context, done, news <-chan struct{}, changed func()) {
+	var look <-chan time.Time
+	if news == nil {
+		tick := time.NewTicker(lookInterval)
+		defer tick.Stop()
+		look = tick.C
+	}
 	last := machineAddresses()
 	for {
 		select {
-		case <-tick.C:
-		case <-t.Done():
+		case <-news:
+		case <-look:
+		case <-done:
 			return
 		case <-ctx.Done():
 			return
 		}
 		if now := machineAddresses(); now != last {
 			last = now
-			t.NetworkChanged()
+			changed()
 		}
 	}
 }
