@@ -3,13 +3,11 @@ package bench
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"runtime"
 	"sync"
 	"testing"
-	"time"
 
 	"culvert.example/vpn/internal/leak"
 	"culvert.example/vpn/packet"
@@ -20,7 +18,7 @@ const (
 	mtu = 1400
 	// batchSize is how many packets a pump carries at a time, as in the tunnel.
 	batchSize = 64
-	// chunk is what one iteration sends, over all flows together, in bytes.
+	// chunk is what arrives in one iteration, over all flows together, in bytes.
 	chunk = 1 << 20
 )
 
@@ -58,14 +56,12 @@ func TestLadder(t *testing.T) {
 			n := r.build(t)
 			for _, addr := range n.addrs {
 				for _, up := range []bool{true, false} {
-					from, to := n.connect(t, addr, 2)
-					if !up {
-						from, to = to, from
-					}
 					sent, received := n.sent(), n.received()
-					transfer(t, from, to, chunk)
+					s := n.stream(t, addr, 2, up)
+					s.await(t, chunk)
+					s.stop()
 					if n.sent() == sent || n.received() == received {
-						t.Errorf("the packets to %v were not counted", addr)
+						t.Errorf("the packets to and from %v were not counted", addr)
 					}
 				}
 			}
@@ -126,14 +122,15 @@ func BenchmarkTCP(b *testing.B) {
 						continue
 					}
 					b.Run(fmt.Sprintf("%s/%s/flows=%d", way, c.name, c.flows), func(b *testing.B) {
-						from, to := n.connect(b, c.addr, c.flows)
 						packets := n.sent
 						if way == "down" {
-							from, to, packets = to, from, n.received
+							packets = n.received
 						}
-						transfer(b, from, to, 4*chunk) // until the windows have grown
+						s := n.stream(b, c.addr, c.flows, way == "up")
+						defer s.stop()
+						s.await(b, int64(c.flows)*chunk) // until the windows have grown
 						b.SetBytes(chunk)
-						measure(b, packets, func() { transfer(b, from, to, int64(b.N)*chunk) })
+						measure(b, packets, func() { s.await(b, int64(b.N)*chunk) })
 					})
 				}
 			}
@@ -154,65 +151,4 @@ func measure(b *testing.B, packets func() uint64, f func()) {
 	b.ReportMetric(n/b.Elapsed().Seconds(), "packets/s")
 	b.ReportMetric(float64(after.Mallocs-before.Mallocs)/n, "allocs/packet")
 	b.ReportMetric(0, "ns/op")
-}
-
-// connect returns both ends of TCP connections from the client to an address of the server.
-func (n *network) connect(tb testing.TB, addr netip.Addr, flows int) (clients, servers []net.Conn) {
-	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), 10*time.Second)
-	defer cancel()
-	ln, err := n.listen("tcp", netip.AddrPortFrom(addr, 0).String())
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer ln.Close()
-	for range flows {
-		c, err := n.dial(ctx, "tcp", ln.Addr().String())
-		if err != nil {
-			tb.Fatal(err)
-		}
-		s, err := ln.Accept()
-		if err != nil {
-			tb.Fatal(err)
-		}
-		tb.Cleanup(func() {
-			c.Close()
-			s.Close()
-		})
-		clients, servers = append(clients, c), append(servers, s)
-	}
-	return clients, servers
-}
-
-// transfer sends total bytes, an equal part over each connection, and returns when they have arrived.
-func transfer(tb testing.TB, from, to []net.Conn, total int64) {
-	var wg sync.WaitGroup
-	for i := range from {
-		each := total / int64(len(from))
-		wg.Go(func() {
-			buf := make([]byte, 256<<10)
-			for left := each; left > 0; {
-				n, err := from[i].Write(buf[:min(left, int64(len(buf)))])
-				if err != nil {
-					tb.Errorf("writing: %v", err)
-					return
-				}
-				left -= int64(n)
-			}
-		})
-		wg.Go(func() {
-			buf := make([]byte, 256<<10)
-			for left := each; left > 0; {
-				n, err := to[i].Read(buf[:min(left, int64(len(buf)))])
-				if left -= int64(n); err != nil {
-					if err == io.EOF {
-						err = io.ErrUnexpectedEOF
-					}
-					tb.Errorf("reading: %v", err)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
 }
