@@ -4,6 +4,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -32,9 +33,10 @@ type link struct {
 	count  int
 	cut    cutter
 
-	// writeMu guards the coalescer.
+	// writeMu guards the coalescer and the memory of acknowledgements.
 	writeMu sync.Mutex
 	merge   coalescer
+	acks    acks
 
 	// errors are ICMP errors on their way to the connections that they concern, see deliverErrors.
 	errors chan *stack.PacketBuffer
@@ -50,6 +52,7 @@ const pendingErrors = 64
 func newLink(s *Stack, mtu int) *link {
 	l := &link{s: s, queue: newQueue(), errors: make(chan *stack.PacketBuffer, pendingErrors)}
 	l.mtu.Store(uint32(mtu))
+	l.acks.init()
 	return l
 }
 
@@ -96,6 +99,7 @@ func (l *link) ReadBatch(b packet.Batch) (n int, err error) {
 	}
 	var size int
 	for i := range b[:n] {
+		modest(b[i].Bytes())
 		size += b[i].Len()
 	}
 	l.s.stats.outPackets.Add(uint64(n))
@@ -111,6 +115,7 @@ func (l *link) WriteBatch(b packet.Batch) (int, error) {
 		return 0, net.ErrClosed
 	}
 	l.merge.reset(len(b))
+	now := time.Now()
 	var size int
 	for i := range b {
 		p := b[i].Bytes()
@@ -122,6 +127,7 @@ func (l *link) WriteBatch(b packet.Batch) (int, error) {
 		}
 		switch ip.protocol {
 		case protoTCP:
+			l.acks.correct(p, &ip, now)
 			l.merge.addTCP(b, i, &ip)
 		case protoICMP4, protoICMP6:
 			if !l.s.interceptICMP(p, &ip) {
