@@ -128,7 +128,7 @@ func (r *record) saw(t *testing.T, within time.Duration, what string, ok func(vp
 
 // TestWatch follows a tunnel through its troubles.
 func TestWatch(t *testing.T) {
-	leak.Check(t)
+	t.Parallel()
 	gw, tun := simple(t)
 	over(t, tun, "dtls", 10*time.Second)
 	var r record
@@ -184,7 +184,7 @@ func TestWatch(t *testing.T) {
 
 // TestWatchSlowly has a watcher that takes its time. It misses what came and went, but not how it ended up.
 func TestWatchSlowly(t *testing.T) {
-	leak.Check(t)
+	t.Parallel()
 	gw, tun := simple(t, onlyTLS)
 	var r record
 	watched := make(chan error, 1)

@@ -5,12 +5,15 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -27,6 +30,11 @@ import (
 // TestMain has the names that the machine is asked for answered here, so that no test asks a real name server.
 func TestMain(m *testing.M) {
 	net.DefaultResolver = (&dns.Resolver{Exchanger: machine}).NetResolver()
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+		// Most tests wait and do not compute.
+		f.Value.Set("8")
+	}
 	os.Exit(m.Run())
 }
 
