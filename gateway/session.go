@@ -231,8 +231,9 @@ func (t *table) lease(s *session, v4, v6 bool) ([]netip.Addr, error) {
 	}
 	var avoid []netip.Addr
 	if s.renumber {
-		avoid = s.addrs
-		t.takeBack(s)
+		avoid, s.addrs = s.addrs, nil
+		t.disown(avoid)
+		t.release(avoid)
 		s.renumber = false
 	}
 	var wanted []netip.Addr
@@ -267,17 +268,28 @@ func (t *table) lease(s *session, v4, v6 bool) ([]netip.Addr, error) {
 	return wanted, nil
 }
 
-// takeBack releases the addresses of s. Both locks are held.
-func (t *table) takeBack(s *session) {
-	for _, a := range s.addrs {
+// disown has packets to the addrs go to nobody. Nobody gets these addresses before release.
+func (t *table) disown(addrs []netip.Addr) {
+	for _, a := range addrs {
 		for _, p := range t.pools {
 			if p.prefix.Contains(a) {
 				p.owner(a).Store(nil)
+			}
+		}
+	}
+}
+
+// release takes back addrs that are disowned. The stack forgets them first: whoever gets one must not get what was
+// for its last owner. The lock of the table is held.
+func (t *table) release(addrs []netip.Addr) {
+	for _, a := range addrs {
+		t.srv.stack.Forget(a)
+		for _, p := range t.pools {
+			if p.prefix.Contains(a) {
 				p.release(a)
 			}
 		}
 	}
-	s.addrs = nil
 }
 
 // owner returns the session that has the inner address, and whether it lies in a pool at all. It does not lock or allocate.
@@ -372,7 +384,9 @@ func (s *session) end(reason string) {
 	}
 	s.ended = true
 	s.timer.Stop()
-	t.takeBack(s)
+	addrs := s.addrs
+	s.addrs = nil
+	t.disown(addrs)
 	delete(t.byKey, s.key)
 	delete(t.byID, s.id)
 	tun := s.tunnel
@@ -388,6 +402,11 @@ func (s *session) end(reason string) {
 	s.srv.forgetDTLS(s)
 	s.paths.close()
 	s.flows.close()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.closed { // else the stack is about to forget everything
+		t.release(addrs)
+	}
 }
 
 // info returns what there is to know about the session now.

@@ -727,3 +727,54 @@ func TestRoutingDoesNotAllocate(t *testing.T) {
 		t.Error("nothing arrived")
 	}
 }
+
+// What was under way to a client that has gone must not reach the next one who gets his address.
+func TestAddressesChangeHandsClean(t *testing.T) {
+	l := newLab(t, func(c *Config) { c.Pools = prefixes("10.20.0.0/30") })
+	ln, err := l.Listen("tcp", "10.20.0.1:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	ended := make(chan error, 1)
+	go func() {
+		c, err := ln.Accept()
+		for err == nil {
+			_, err = c.Write(make([]byte, 1000))
+		}
+		ended <- err
+	}()
+	cookie := l.cookie("alice")
+	alice := l.tunnel(cookie)
+	nc, err := alice.stack.DialContext(testContext(t), "tcp", "10.20.0.1:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(nc, make([]byte, 100_000)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Disconnect(l.only().ID, "out"); err != nil {
+		t.Fatal(err)
+	}
+	bob, err := l.request(request(l.cookie("bob")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := alice.lease.Addresses[0], bob.lease.Addresses[0]; a != b {
+		t.Fatalf("alice had %v, and bob has %v", a, b)
+	}
+	time.AfterFunc(2*time.Second, func() { bob.conn.Close() })
+	b := packet.NewBatch(16, 2048)
+	for {
+		n, err := bob.conn.ReadBatch(b)
+		if err != nil {
+			break
+		}
+		t.Errorf("bob gets %d packets that were alice's, of %d bytes", n, b[0].Len())
+	}
+	select {
+	case <-ended:
+	case <-time.After(time.Second):
+		t.Error("the connection of alice is still open")
+	}
+}
