@@ -269,6 +269,7 @@ type Server struct {
 	closed   bool
 	serving  bool
 	web      *http.Server
+	cancel   context.CancelFunc // ends the requests in progress
 	entrance *entrance
 }
 
@@ -373,6 +374,8 @@ func (s *Server) Serve(ln net.Listener, udp *net.UDPConn) error {
 		s.udp = l
 	}
 	s.entrance = newEntrance(s, ln)
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
 	s.web = &http.Server{
 		Handler:           s.portal,
 		ReadHeaderTimeout: requestTimeout,
@@ -381,6 +384,7 @@ func (s *Server) Serve(ln net.Listener, udp *net.UDPConn) error {
 		IdleTimeout:       s.cfg.LoginTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, c)
 		},
@@ -494,6 +498,7 @@ func (s *Server) Close() error {
 	var errs []error
 	if web := s.stopServing(); web != nil {
 		errs = append(errs, web.Close())
+		s.cancel() // not all of them notice that their connection is closed
 	}
 	s.table.close("the gateway shuts down")
 	if s.udp != nil {
