@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -381,16 +382,18 @@ func TestEndOfSession(t *testing.T) {
 
 func TestCompression(t *testing.T) {
 	for _, allowed := range []bool{false, true} {
-		l := newLab(t, func(c *Config) { c.Compression = allowed })
-		req := request(l.cookie("alice"))
-		req.AcceptEncoding = []string{wire.LZS, wire.LZ4}
-		c, err := l.request(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := c.reply.ContentEncoding; (got == wire.LZ4) != allowed {
-			t.Errorf("allowed %v: encoding %q", allowed, got)
-		}
+		t.Run(strconv.FormatBool(allowed), func(t *testing.T) {
+			l := newLab(t, func(c *Config) { c.Compression = allowed })
+			req := request(l.cookie("alice"))
+			req.AcceptEncoding = []string{wire.LZS, wire.LZ4}
+			c, err := l.request(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := c.reply.ContentEncoding; (got == wire.LZ4) != allowed {
+				t.Errorf("encoding %q", got)
+			}
+		})
 	}
 }
 
