@@ -88,6 +88,7 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 		MTU:         min(s.bufSize(), wire.MaxPayload),
 		Compression: rep.ContentEncoding,
 		Beat:        watch(rep.DPD),
+		ShortDPD:    s.cfg.Quirks.ShortDPD,
 		Server:      true,
 		Logger:      s.log,
 	}), remote, rep.MTU)
@@ -202,6 +203,9 @@ func (s *Server) propose(sess *session, req *wire.ConnectRequest, in *inbound, r
 
 		LegacyIPv6: !req.FullIPv6,
 		PlainDNS6:  strings.Contains(strings.ToLower(req.UserAgent), "openconnect"),
+	}
+	if c.Quirks.Server == likeASA || c.Quirks.Server == likeAnyLink {
+		rep.Status = "OK"
 	}
 	if c.Rekey > 0 {
 		rep.RekeyTime, rep.RekeyMethod = c.Rekey, "new-tunnel"

@@ -139,7 +139,7 @@ type Quirks struct {
 	//   - asa: forms without action, an opaque element that must come back unchanged, X-CSTP-Post-Auth-XML, no PSK
 	//   - ocserv: user name and password on two pages with one id, the session only as a cookie, 401 and closing after a
 	//     wrong password
-	//   - anylink: forms without action, the session only in XML, ChunkedConnect, NoPSK and DeadDTLS
+	//   - anylink: forms without action, the session only in XML, ChunkedConnect, NoPSK, DeadDTLS and ShortDPD
 	Server string
 	// NoPSK refuses PSK-NEGOTIATE, so that DTLS resumes a session of the client's master secret.
 	NoPSK bool
@@ -147,6 +147,8 @@ type Quirks struct {
 	DeadDTLS bool
 	// ChunkedConnect puts the header Transfer-Encoding: chunked into the reply to CONNECT.
 	ChunkedConnect bool
+	// ShortDPD answers probes over TLS without their payload.
+	ShortDPD bool
 	// LoginDelay is how long every step of a login takes.
 	LoginDelay time.Duration
 }
@@ -239,7 +241,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.Quirks.NoPSK = true
 	}
 	if c.Quirks.Server == likeAnyLink {
-		c.Quirks.ChunkedConnect, c.Quirks.DeadDTLS = true, true
+		c.Quirks.ChunkedConnect, c.Quirks.DeadDTLS, c.Quirks.ShortDPD = true, true, true
 	}
 	return c, nil
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -572,7 +573,13 @@ func TestSlowClient(t *testing.T) {
 
 // The exact bytes of the reply are what old clients compare.
 func TestConnectReplyBytes(t *testing.T) {
-	l := startLab(t, false, func(c *Config) { c.Quirks.Server = "anylink" })
+	for _, quirks := range []string{"", "anylink"} {
+		t.Run(quirks, func(t *testing.T) { testConnectReplyBytes(t, quirks) })
+	}
+}
+
+func testConnectReplyBytes(t *testing.T, quirks string) {
+	l := newLab(t, func(c *Config) { c.Quirks.Server = quirks })
 	cookie := l.cookie("alice")
 	nc, err := tls.Dial("tcp", l.addr.String(), l.tls)
 	if err != nil {
@@ -583,8 +590,9 @@ func TestConnectReplyBytes(t *testing.T) {
 	req := request(cookie)
 	req.MasterSecret, req.DTLS12CipherSuites = master[:], []string{"ECDHE-RSA-AES256-GCM-SHA384"}
 	// The first frame may come glued to the request.
-	frame := make([]byte, wire.HeaderLen)
-	wire.PutHeader(frame, wire.DPDRequest, 0)
+	payload := "are you there?"
+	frame := append(make([]byte, wire.HeaderLen), payload...)
+	wire.PutHeader(frame, wire.DPDRequest, len(payload))
 	if _, err := nc.Write(append(req.Append(nil), frame...)); err != nil {
 		t.Fatal(err)
 	}
@@ -601,27 +609,36 @@ func TestConnectReplyBytes(t *testing.T) {
 		}
 	}
 	text := head.String()
+	status, port := "200 CONNECTED", l.udpPort()
+	if quirks == "anylink" {
+		status, port, payload = "200 OK", portDiscard, ""
+	}
 	for _, want := range []string{
-		"HTTP/1.1 200 CONNECTED\r\nX-CSTP-Version: 1\r\n", "\r\nX-CSTP-Address: 10.20.0.", "\r\nX-CSTP-Netmask: 255.255.255.0\r\n",
+		"HTTP/1.1 " + status + "\r\nX-CSTP-Version: 1\r\n", "\r\nX-CSTP-Address: 10.20.0.", "\r\nX-CSTP-Netmask: 255.255.255.0\r\n",
 		"\r\nX-CSTP-Address-IP6: fd20::", "\r\nX-CSTP-DNS: 10.20.0.1\r\n", "\r\nX-CSTP-Split-Include: 10.20.0.0/255.255.255.0\r\n",
 		"\r\nX-CSTP-DPD: 30\r\n", "\r\nX-CSTP-Keepalive: 20\r\n", "\r\nX-CSTP-License: accept\r\n", "\r\nX-CSTP-MTU: 1434\r\n",
-		"\r\nX-CSTP-Base-MTU: 1500\r\n", "\r\nX-DTLS-Port: 9\r\n", "\r\nX-DTLS-MTU: 1434\r\n", "\r\nX-CSTP-Rekey-Method: new-tunnel\r\n",
-		"\r\nTransfer-Encoding: chunked\r\n", "\r\nX-DTLS12-CipherSuite: ECDHE-RSA-AES256-GCM-SHA384\r\n",
+		"\r\nX-CSTP-Base-MTU: 1500\r\n", fmt.Sprintf("\r\nX-DTLS-Port: %d\r\n", port), "\r\nX-DTLS-MTU: 1434\r\n", "\r\nX-CSTP-Rekey-Method: new-tunnel\r\n",
+		"\r\nX-DTLS12-CipherSuite: ECDHE-RSA-AES256-GCM-SHA384\r\n",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
 	}
-	if strings.Contains(text, "Content-Length") {
-		t.Error("there is a Content-Length")
+	if strings.Contains(text, "Content-Length") || strings.Contains(text, "Transfer-Encoding") != (quirks == "anylink") {
+		t.Errorf("wrong framing of a body that is not there:\n%s", text)
 	}
 	got := make([]byte, wire.HeaderLen)
 	nc.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if _, err := io.ReadFull(br, got); err != nil {
 		t.Fatal(err)
 	}
-	if typ, n, err := wire.ParseHeader(got); typ != wire.DPDResponse || n != 0 || err != nil {
-		t.Errorf("the probe is answered by %v of %d bytes, %v", typ, n, err)
+	typ, n, err := wire.ParseHeader(got)
+	if typ != wire.DPDResponse || n != len(payload) || err != nil {
+		t.Fatalf("the probe is answered by %v of %d bytes, %v", typ, n, err)
+	}
+	echoed := make([]byte, n)
+	if _, err := io.ReadFull(br, echoed); err != nil || string(echoed) != payload {
+		t.Errorf("the answer has %q, %v", echoed, err)
 	}
 }
 

@@ -61,6 +61,9 @@ type Config struct {
 	// ErrRekey.
 	Rekey func()
 
+	// ShortDPD leaves the payload out of answers to the peer's probes, as some gateways and most clients do.
+	ShortDPD bool
+
 	// Server says that this is the gateway's end.
 	Server bool
 
@@ -94,6 +97,7 @@ type Conn struct {
 	mtu    int
 	codec  *codec
 	server bool
+	short  bool // Config.ShortDPD
 	log    *slog.Logger
 	beat   *heartbeat.Beat
 	rekey  func()
@@ -136,6 +140,7 @@ func newConn(l *Link, s *socket, r io.Reader, w io.Writer, cfg Config) *Conn {
 		mtu:    cfg.MTU,
 		codec:  newCodec(cfg.Compression),
 		server: cfg.Server,
+		short:  cfg.ShortDPD,
 		log:    cfg.Logger,
 		rekey:  cfg.Rekey,
 		done:   make(chan struct{}),
@@ -366,6 +371,9 @@ func (c *Conn) control(t wire.Type, payload []byte) error {
 	case wire.DPDRequest:
 		c.beat.Received(false)
 		c.stats.probed.Add(1)
+		if c.short {
+			payload = nil
+		}
 		_ = c.post(func(o *control) { o.answer(payload) })
 	case wire.DPDResponse:
 		c.beat.Answered()
