@@ -25,7 +25,8 @@ type Config struct {
 	// Login answers what the gateway asks. If it implements interface{ Unattended() bool } and reports true, it is also
 	// asked when the session has expired and a new login is needed; otherwise that ends the tunnel with ErrExpired.
 	Login login.Prompter
-	// Cookie is a session that was started elsewhere, such as by [Authenticate]. Login is not asked then.
+	// Cookie is a session that was started elsewhere, such as by [Authenticate]. Login is not asked then,
+	// unless the gateway has forgotten the session and Login is unattended.
 	Cookie transport.Secret
 	// Group chooses a connection profile of the gateway by name or label.
 	Group string
@@ -128,7 +129,7 @@ func Authenticate(ctx context.Context, server string, cfg *Config) (*Ticket, err
 	}
 	ticket, err := cfg.client(server).Login(ctx)
 	if err != nil {
-		return nil, &OpError{Op: "authenticate", Server: server, Err: err}
+		return nil, &OpError{Op: "authenticate", Server: publicName(server), Err: err}
 	}
 	return ticket, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 
 	"culvert.example/vpn/policy"
 	"culvert.example/vpn/transport"
@@ -43,7 +44,7 @@ type OpError struct {
 	// Op is the operation: dial, authenticate, listen, ping, explain, capture, watch or close, or tunnel where it is none of
 	// them that failed but the tunnel.
 	Op string
-	// Server is the gateway, as the caller named it.
+	// Server is the gateway, as the caller named it, without what may be secret in a URL: user, password and query.
 	Server string
 	// Path is what the operation was about where it was not the gateway, such as the address dialed.
 	Path string
@@ -77,3 +78,22 @@ func (e *OpError) Timeout() bool {
 func (e *OpError) Temporary() bool { return e.Timeout() }
 
 var _ net.Error = (*OpError)(nil)
+
+// publicName returns the name of a gateway without what may be secret in it: user and password, and the query, which is the key to
+// gateways that hide.
+func publicName(server string) string {
+	server, _, _ = strings.Cut(server, "?")
+	scheme, rest, ok := strings.Cut(server, "://")
+	if !ok {
+		scheme, rest = "", server
+	}
+	authority, path, slash := strings.Cut(rest, "/")
+	authority = authority[strings.LastIndexByte(authority, '@')+1:]
+	if slash {
+		authority += "/" + path
+	}
+	if ok {
+		return scheme + "://" + authority
+	}
+	return authority
+}

@@ -38,7 +38,7 @@ func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // A Status is a snapshot of a tunnel. It does not change once it is handed out.
 type Status struct {
 	State State `json:"state"`
-	// Server is the gateway as the caller named it, Gateway the address it was reached at.
+	// Server is the gateway as the caller named it, less user, password and query, Gateway the address it was reached at.
 	Server  string         `json:"server"`
 	Gateway netip.AddrPort `json:"gateway"`
 	// Path is the way that packets are sent now: dtls, tls, or empty while Reconnecting.

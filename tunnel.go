@@ -63,17 +63,17 @@ func Dial(ctx context.Context, server string, cfg *Config) (*Tunnel, error) {
 	if cfg == nil {
 		cfg = &Config{}
 	}
-	t := &Tunnel{server: server, cfg: cfg, logger: cfg.logger(), done: make(chan struct{})}
-	if err := t.dial(ctx); err != nil {
-		return nil, &OpError{Op: "dial", Server: server, Err: err}
+	t := &Tunnel{server: publicName(server), cfg: cfg, logger: cfg.logger(), done: make(chan struct{})}
+	if err := t.dial(ctx, server); err != nil {
+		return nil, &OpError{Op: "dial", Server: t.server, Err: err}
 	}
 	return t, nil
 }
 
-func (t *Tunnel) dial(ctx context.Context) error {
+func (t *Tunnel) dial(ctx context.Context, server string) error {
 	dialer := t.cfg.Transport
 	if dialer == nil {
-		client := t.cfg.client(t.server)
+		client := t.cfg.client(server)
 		client.OnChange = t.pathsChanged
 		dialer = client
 	}

@@ -34,7 +34,8 @@ func Unattended(p Prompter) bool {
 }
 
 // Fixed answers from memory. It answers a form only the first time: a rejected value is never sent again, since that locks
-// accounts. The empty value of a field means that it is not known.
+// accounts. The empty value of a field means that it is not known. It answers every login alike, also one that a session makes
+// by itself, so one-time codes do not belong here but to package oath or terminal.
 type Fixed struct {
 	// Group is the group to choose, by name or by label. Without it the gateway's own choice stays.
 	Group string
