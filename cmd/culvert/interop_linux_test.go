@@ -43,6 +43,9 @@ type lab struct {
 
 func newLab(t *testing.T, peers ...string) *lab {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("a test with peers takes long")
+	}
 	for _, p := range peers {
 		if _, err := exec.LookPath(p); err != nil {
 			if os.Getenv("CULVERT_INTEROP") == "1" {
@@ -140,7 +143,8 @@ func (l *lab) run(h *netns.Host, stdin, name string, args ...string) *tool {
 		kill()
 		<-p.done
 		if l.t.Failed() {
-			l.t.Logf("%s printed:\n%s", name, p.said())
+			said := p.said()
+			l.t.Logf("%s printed, in the end:\n%s", name, said[max(0, len(said)-2000):])
 		}
 	})
 	return p
