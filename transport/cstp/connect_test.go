@@ -134,6 +134,29 @@ func TestConnectContext(t *testing.T) {
 	})
 }
 
+// TestConnectStopsMidway has the gateway stop in the middle of its header: silent, or with the connection.
+func TestConnectStopsMidway(t *testing.T) {
+	for _, hangUp := range []bool{false, true} {
+		client, server, _, _ := links(t, 0)
+		go func() {
+			b := make([]byte, 4096)
+			server.Read(b)
+			io.WriteString(server, "HTTP/1.1 200 OK\r\nX-CSTP-Version: 1\r\nX-CSTP-Addr")
+			if hangUp {
+				server.Close()
+			}
+		}()
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		within(t, 5*time.Second, "Connect", func() {
+			_, _, err := Connect(ctx, client, &wire.ConnectRequest{Host: "gw"})
+			if hangUp && (err == nil || errors.Is(err, context.DeadlineExceeded)) || !hangUp && !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("hanging up: %v: %v", hangUp, err)
+			}
+		})
+	}
+}
+
 func TestConnectUntrusted(t *testing.T) {
 	scfg, _ := configs()
 	for name, test := range map[string]struct {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"culvert.example/vpn/packet"
+	"culvert.example/vpn/transport/liveness"
 )
 
 // maxKeepalive bounds the interval of keepalives of a client.
@@ -34,9 +35,7 @@ func dial(ctx context.Context, conn net.Conn, cfg Config) (*Conn, error) {
 		cfg.Burst = defaultBurst
 	}
 	cfg.Burst = min(cfg.Burst, burstRecords)
-	if cfg.Beat.Keepalive <= 0 || cfg.Beat.Keepalive > maxKeepalive {
-		cfg.Beat.Keepalive = maxKeepalive
-	}
+	cfg.Beat = clientBeat(cfg.Beat)
 	out, err := handshakeOver(ctx, conn, &cfg, resume)
 	if err != nil {
 		return nil, err
@@ -159,4 +158,12 @@ func (c *Conn) unread(datagrams [][]byte) {
 			}
 		}
 	}
+}
+
+// clientBeat returns the intervals of a client, whose keepalive is held to maxKeepalive.
+func clientBeat(beat liveness.Config) liveness.Config {
+	if beat.Keepalive <= 0 || beat.Keepalive > maxKeepalive {
+		beat.Keepalive = maxKeepalive
+	}
+	return beat
 }
