@@ -24,8 +24,6 @@ const (
 	maxBody = 256 << 10
 	// maxHeader bounds the header of a request, in bytes.
 	maxHeader = 16 << 10
-	// A login attempt that would have to wait longer than this is refused instead.
-	maxWait = 10 * time.Second
 	// formAction is where the answers to forms are posted.
 	formAction = "/auth"
 )

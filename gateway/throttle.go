@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"crypto/sha256"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 )
@@ -12,9 +14,14 @@ import (
 type throttle struct {
 	mu      sync.Mutex
 	sources map[netip.Prefix]*failures
-	users   map[string]*failures
+	users   map[userKey]*failures
 	known   map[knownLogin]time.Time
 }
+
+// A userKey stands for a name, which may be long, and which some directories take for the same in any case.
+type userKey [sha256.Size]byte
+
+func keyOf(user string) userKey { return sha256.Sum256([]byte(strings.ToLower(user))) }
 
 type failures struct {
 	n    int
@@ -22,11 +29,13 @@ type failures struct {
 }
 
 type knownLogin struct {
-	user   string
+	user   userKey
 	source netip.Prefix
 }
 
 const (
+	// An attempt that would have to wait longer than this is refused instead.
+	maxWait = 10 * time.Second
 	// The first failures cost nothing, since people mistype.
 	freeFailures = 2
 	firstDelay   = time.Second
@@ -40,7 +49,7 @@ const (
 
 func newThrottle() *throttle {
 	return &throttle{
-		sources: map[netip.Prefix]*failures{}, users: map[string]*failures{}, known: map[knownLogin]time.Time{},
+		sources: map[netip.Prefix]*failures{}, users: map[userKey]*failures{}, known: map[knownLogin]time.Time{},
 	}
 }
 
@@ -55,8 +64,9 @@ func sourceOf(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// wait returns how long an attempt has to wait, and reserves the moment after that: attempts made at once queue up.
-// The user is empty while it is not known.
+// wait returns how long an attempt has to wait, and reserves the moment after that: attempts made at once queue up. One that
+// would have to wait for longer than maxWait is not to be made, and reserves nothing. The user is empty while it is not
+// known.
 func (t *throttle) wait(user string, from netip.Addr, now time.Time) time.Duration {
 	source := sourceOf(from)
 	t.mu.Lock()
@@ -66,12 +76,16 @@ func (t *throttle) wait(user string, from netip.Addr, now time.Time) time.Durati
 	if f != nil && f.next.After(start) {
 		start = f.next
 	}
-	u := t.users[user]
-	if at, ok := t.known[knownLogin{user, source}]; ok && now.Sub(at) < forgetKnown {
+	key := keyOf(user)
+	u := t.users[key]
+	if at, ok := t.known[knownLogin{key, source}]; ok && now.Sub(at) < forgetKnown {
 		u = nil
 	}
 	if u != nil && u.next.After(start) {
 		start = u.next
+	}
+	if start.Sub(now) > maxWait {
+		return start.Sub(now)
 	}
 	if f != nil {
 		f.next = start.Add(delayAfter(f.n, maxHostDelay))
@@ -88,7 +102,7 @@ func (t *throttle) failed(user string, from netip.Addr, now time.Time) {
 	defer t.mu.Unlock()
 	note(t.sources, sourceOf(from), now, maxHostDelay)
 	if user != "" {
-		note(t.users, user, now, maxUserDelay)
+		note(t.users, keyOf(user), now, maxUserDelay)
 	}
 }
 
@@ -108,7 +122,7 @@ func (t *throttle) succeeded(user string, from netip.Addr, now time.Time) {
 			}
 		}
 	}
-	t.known[knownLogin{user, source}] = now
+	t.known[knownLogin{keyOf(user), source}] = now
 }
 
 func note[K comparable](m map[K]*failures, key K, now time.Time, limit time.Duration) {

@@ -25,9 +25,6 @@ func TestThrottle(t *testing.T) {
 		now = now.Add(time.Hour / 2) // the reservation just made is over
 	}
 	th.failed("alice", evil, now)
-	if a, b := th.wait("alice", evil, now), th.wait("alice", evil, now); a == 0 || b <= a {
-		t.Errorf("two attempts at once wait %v and %v", a, b)
-	}
 	if w := th.wait("alice", home, now); w != 0 {
 		t.Errorf("alice waits %v where she has logged in before", w)
 	}
@@ -75,5 +72,48 @@ func TestThrottleIsBounded(t *testing.T) {
 	}
 	if w := th.wait("root", worst, now); w == 0 {
 		t.Error("the worst offender was forgotten first")
+	}
+}
+
+// Who is refused has not tried, so it costs him, and whoever has the name, nothing.
+func TestThrottleDoesNotGrowByWaiting(t *testing.T) {
+	th := newThrottle()
+	now := time.Unix(1_700_000_000, 0)
+	evil := netip.MustParseAddr("203.0.113.9")
+	for range 10 {
+		th.failed("alice", evil, now)
+	}
+	for range 1000 {
+		th.wait("alice", evil, now)
+	}
+	if w := th.wait("alice", evil, now); w > maxHostDelay {
+		t.Errorf("the next attempt from there waits %v", w)
+	}
+	if w := th.wait("alice", netip.MustParseAddr("198.51.100.4"), now); w > maxUserDelay {
+		t.Errorf("alice waits %v at a new place", w)
+	}
+}
+
+func TestThrottleAttemptsQueueUp(t *testing.T) {
+	th := newThrottle()
+	now := time.Unix(1_700_000_000, 0)
+	evil := netip.MustParseAddr("203.0.113.9")
+	for range freeFailures + 1 {
+		th.failed("alice", evil, now)
+	}
+	if a, b := th.wait("alice", evil, now), th.wait("alice", evil, now); a != firstDelay || b != 2*firstDelay {
+		t.Errorf("two attempts at once wait %v and %v", a, b)
+	}
+}
+
+// Directories take a name for the same however it is written.
+func TestThrottleKnowsNamesInAnyCase(t *testing.T) {
+	th := newThrottle()
+	now := time.Unix(1_700_000_000, 0)
+	for i, name := range []string{"alice", "Alice", "ALICE"} {
+		th.failed(name, netip.AddrFrom4([4]byte{203, 0, 113, byte(i)}), now)
+	}
+	if th.wait("aLICE", netip.MustParseAddr("198.51.100.4"), now) == 0 {
+		t.Error("guessing for one user is free in four ways to write him")
 	}
 }
