@@ -292,8 +292,9 @@ func (s *Stack) SetMTU(mtu int) error {
 	if err := checkMTU(mtu, *s.addrs.Load()); err != nil {
 		return err
 	}
-	s.link.mtu.Store(uint32(mtu))
-	s.log.Debug("stack: MTU changed", "mtu", mtu)
+	if old := s.link.mtu.Swap(uint32(mtu)); int(old) != mtu {
+		s.log.Debug("stack: MTU changed", "mtu", mtu, "before", old)
+	}
 	return nil
 }
 
