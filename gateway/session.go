@@ -119,10 +119,18 @@ func (t *table) add(user, group string, network *Network, agent clientAgent, now
 	s.source.Store(policy.NewGate(policy.Source))
 	s.flows.init()
 
-	if err := t.makeRoom(user); err != nil {
-		return nil, "", err
+	for {
+		t.mu.Lock()
+		n, oldest := t.of(user)
+		if n < t.srv.cfg.MaxSessionsPerUser {
+			break
+		}
+		t.mu.Unlock()
+		if oldest == nil {
+			return nil, "", errUserFull
+		}
+		oldest.end("replaced by a newer session")
 	}
-	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed || len(t.byID) >= t.srv.cfg.MaxSessions {
 		return nil, "", errFull
@@ -134,11 +142,9 @@ func (t *table) add(user, group string, network *Network, agent clientAgent, now
 	return s, transport.Secret(cookie), nil
 }
 
-// makeRoom ends the user's own oldest session without a connection if he has too many.
-func (t *table) makeRoom(user string) error {
-	t.mu.Lock()
-	n := 0
-	var oldest *session
+// of returns how many sessions the user has, and which of those without a connection has been so for the longest time. The
+// lock is held.
+func (t *table) of(user string) (n int, oldest *session) {
 	var since time.Time
 	for _, s := range t.byID {
 		if s.user != user {
@@ -151,15 +157,7 @@ func (t *table) makeRoom(user string) error {
 		}
 		s.mu.Unlock()
 	}
-	t.mu.Unlock()
-	if n < t.srv.cfg.MaxSessionsPerUser {
-		return nil
-	}
-	if oldest == nil {
-		return errUserFull
-	}
-	oldest.end("replaced by a newer session")
-	return nil
+	return n, oldest
 }
 
 // find returns the session of a cookie, or nil.
