@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,7 +20,13 @@ const (
 	copyBuffer = 64 << 10
 	// keepalive is how often the client's side of a forwarded TCP connection is asked whether it is still there.
 	keepalive = 2 * time.Minute
+	// maxDialing is how many flows of one session may wait for their destination at a time, and maxPending how many of all
+	// sessions, TCP and UDP apart.
+	maxDialing, maxPending = 256, 8192
 )
+
+// errBusy is what a flow gets whose session waits for too many destinations.
+var errBusy = errors.New("gateway: too many connections are being opened")
 
 // errRefused is what reading from a UDP socket returns after an ICMP port unreachable.
 const errRefused = syscall.ECONNREFUSED
@@ -111,6 +118,8 @@ type flowSet struct {
 	closed bool
 	n      int
 	wg     sync.WaitGroup
+
+	dialing atomic.Int32
 }
 
 func (f *flowSet) init() { f.ctx, f.cancel = context.WithCancel(context.Background()) }
@@ -168,7 +177,7 @@ func (srv *Server) acceptTCP(ctx context.Context, r *stack.TCPRequest) {
 	defer s.flows.leave()
 	ctx, cancel := s.flowContext(ctx)
 	defer cancel()
-	out, err := srv.dial(ctx, "tcp", r.Destination)
+	out, err := srv.dial(ctx, s, "tcp", r.Destination)
 	if err != nil {
 		r.Reject()
 		return
@@ -204,7 +213,12 @@ func (s *session) flowContext(ctx context.Context) (context.Context, context.Can
 	}
 }
 
-func (srv *Server) dial(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
+// dial opens the way out of a flow of s.
+func (srv *Server) dial(ctx context.Context, s *session, network string, to netip.AddrPort) (net.Conn, error) {
+	defer s.flows.dialing.Add(-1)
+	if s.flows.dialing.Add(1) > maxDialing {
+		return nil, errBusy
+	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	return srv.cfg.Dial(ctx, network, netip.AddrPortFrom(to.Addr().Unmap(), to.Port()).String())
@@ -240,7 +254,7 @@ func (srv *Server) acceptUDP(ctx context.Context, r *stack.UDPRequest) {
 	defer s.flows.leave()
 	ctx, cancel := s.flowContext(ctx)
 	defer cancel()
-	out, err := srv.dial(ctx, "udp", r.Destination)
+	out, err := srv.dial(ctx, s, "udp", r.Destination)
 	if err != nil {
 		r.Reject()
 		return

@@ -292,6 +292,8 @@ func New(c Config) (*Server, error) {
 		AcceptTCP:  s.acceptTCP,
 		AcceptUDP:  s.acceptUDP,
 		SendBuffer: flowBuffer, ReceiveBuffer: flowBuffer,
+		// Each session has bounds of its own, so that nobody uses up those of all.
+		MaxPending: maxPending, MaxFlows: c.MaxSessions * c.MaxFlows,
 		Logger: c.Logger,
 	}
 	if !c.NoPing {

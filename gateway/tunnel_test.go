@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -796,5 +797,53 @@ func TestAddressesChangeHandsClean(t *testing.T) {
 	case <-ended:
 	case <-time.After(time.Second):
 		t.Error("the connection of alice is still open")
+	}
+}
+
+// A client that tries addresses where nobody answers must not keep others from opening connections.
+func TestPendingConnectionsOfOneClient(t *testing.T) {
+	l := newLab(t, func(c *Config) {
+		dial := c.Dial
+		c.MaxFlows = 8192
+		c.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if strings.HasPrefix(address, "192.0.2.9:") {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return dial(ctx, network, address)
+		}
+	})
+	alice, bob := l.tunnel(l.cookie("alice")), l.tunnel(l.cookie("bob"))
+	to := echo(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for port := range 6000 {
+		wg.Go(func() {
+			nc, err := alice.stack.DialContext(ctx, "tcp", fmt.Sprintf("192.0.2.9:%d", 1000+port))
+			if err == nil {
+				nc.Close()
+			}
+		})
+	}
+	time.Sleep(500 * time.Millisecond)
+	if err := bob.exchange("tcp", to, "hello"); err != nil {
+		t.Errorf("bob: %v", err)
+	}
+	if ctx.Err() != nil {
+		t.Error("bob had to wait until alice gave up")
+	}
+}
+
+func TestSessionsOfOneUserAtOnce(t *testing.T) {
+	l := newLab(t, func(c *Config) { c.MaxSessionsPerUser = 2 })
+	var wg sync.WaitGroup
+	for range 64 {
+		wg.Go(func() { l.table.add("alice", "", &l.cfg.Network, clientAgent{}, time.Now()) })
+	}
+	wg.Wait()
+	if n := len(l.Sessions()); n > 2 {
+		t.Errorf("%d sessions, want 2 at most", n)
 	}
 }
