@@ -102,7 +102,8 @@ func (p passwords) Authenticate(ctx context.Context, answered []login.Form) (*lo
 		}, "", nil
 	}
 	user, password := answer(answered[0], fieldUser), answer(answered[0], fieldPassword)
-	if user == "" {
+	// To a directory a name without a password is a question that it answers with yes (RFC 4513 section 5.1.2).
+	if user == "" || password == "" {
 		return nil, "", errWrong
 	}
 	if err := p.v.Verify(ctx, user, password); err != nil {

@@ -24,6 +24,8 @@ const (
 	maxBody = 256 << 10
 	// maxHeader bounds the header of a request, in bytes.
 	maxHeader = 16 << 10
+	// maxAnswer bounds what is put into a field of a form, in bytes.
+	maxAnswer = 4 << 10
 	// formAction is where the answers to forms are posted.
 	formAction = "/auth"
 )
@@ -204,7 +206,7 @@ func (p *portal) begin(w http.ResponseWriter, r *http.Request, doc *wire.Documen
 	}
 	d := &dialogue{
 		group: g, fixed: fixed, legacy: doc.Legacy || isV3(r), began: time.Now(), source: remoteOf(r).Addr(),
-		platform: doc.Device.Platform, hostname: doc.Device.ComputerName,
+		platform: clip(doc.Device.Platform, 63), hostname: clip(doc.Device.ComputerName, 63),
 	}
 	if p.srv.cfg.Quirks.Server == likeASA {
 		d.handle = rand.Text()
@@ -282,7 +284,7 @@ func (p *portal) answer(w http.ResponseWriter, r *http.Request, doc *wire.Docume
 		return
 	}
 	if doc.Device.Platform != "" {
-		d.platform, d.hostname = doc.Device.Platform, doc.Device.ComputerName
+		d.platform, d.hostname = clip(doc.Device.Platform, 63), clip(doc.Device.ComputerName, 63)
 	}
 	if d.handle != "" && doc.Opaque != p.opaque(d) {
 		p.ask(w, r, d, d.asked, "The login has lost its state.")
@@ -323,17 +325,23 @@ func (p *portal) answer(w http.ResponseWriter, r *http.Request, doc *wire.Docume
 	}
 }
 
-// fill returns the form with the answers of the client.
+// fill returns the form with the answers of the client. One that is longer than maxAnswer is none: answers are kept until the
+// login is over.
 func fill(asked *login.Form, doc *wire.Document) login.Form {
 	f := *asked
 	f.Fields = append([]login.Field(nil), asked.Fields...)
+	set := func(v string, field *login.Field) {
+		if len(v) <= maxAnswer {
+			field.Set(v)
+		}
+	}
 	for i := range f.Fields {
 		if v, ok := doc.Value(f.Fields[i].Name); ok {
-			f.Fields[i].Set(v)
+			set(v, &f.Fields[i])
 		} else if isRenamed(f.Fields[i].Name) {
 			// Clients send the fields of these names as password.
 			if v, ok := doc.Value(fieldPassword); ok {
-				f.Fields[i].Set(v)
+				set(v, &f.Fields[i])
 			}
 		}
 	}
@@ -481,7 +489,7 @@ func (p *portal) welcome(w http.ResponseWriter, r *http.Request, d *dialogue, us
 			network = d.group.Network
 		}
 	}
-	agent := clientAgent{clip(r.UserAgent(), 63), clip(d.platform, 63), clip(d.hostname, 63)}
+	agent := clientAgent{clip(r.UserAgent(), 63), d.platform, d.hostname}
 	s, cookie, err := p.srv.table.add(user, group, network, agent, time.Now())
 	if err != nil {
 		p.srv.log.Warn("login refused", "user", user, "remote", r.RemoteAddr, "err", err)
@@ -559,7 +567,8 @@ func remoteOf(r *http.Request) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }
 
-func clip(s string, n int) string { return strings.ToValidUTF8(s[:min(len(s), n)], "") }
+// clip returns the front of s, which does not keep the rest in memory.
+func clip(s string, n int) string { return strings.Clone(strings.ToValidUTF8(s[:min(len(s), n)], "")) }
 
 func containsFold(list []string, s string) bool {
 	for _, v := range list {

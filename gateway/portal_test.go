@@ -406,3 +406,40 @@ type recorder struct {
 func (r *recorder) Header() http.Header         { return r.header }
 func (r *recorder) Write(b []byte) (int, error) { return len(b), nil }
 func (r *recorder) WriteHeader(status int)      { r.status = status }
+
+// A stranger who begins logins must not fill the memory with what he says.
+func TestDialoguesAreSmall(t *testing.T) {
+	// With the name on a page of its own, which is kept until the password comes.
+	l := newLab(t, func(c *Config) { c.Auth = onePageEach{c.Auth} })
+	k := newTalk(l)
+	long := strings.Repeat("x", 100_000)
+	k.do("POST", "/", strings.Replace(initXML, "<device-id>", `<device-id computer-name="`+long+`">`, 1))
+	k.do("POST", "/auth", replyXML(long, "wrong"))
+	for _, e := range l.portal.logins.byID {
+		d := e.Value.(*dialogue)
+		size := len(d.platform) + len(d.hostname)
+		for _, f := range d.answered {
+			for _, field := range f.Fields {
+				size += len(field.Value)
+			}
+		}
+		if size > 10_000 {
+			t.Errorf("a login keeps %d bytes", size)
+		}
+	}
+	if len(l.portal.logins.byID) != 1 {
+		t.Errorf("%d logins", len(l.portal.logins.byID))
+	}
+}
+
+func TestNoPassword(t *testing.T) {
+	a := Passwords(VerifierFunc(func(context.Context, string, string) error { return nil }))
+	form, _, err := a.Authenticate(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	form.Field(fieldUser).Set("alice")
+	if _, user, err := a.Authenticate(t.Context(), []login.Form{*form}); !errors.Is(err, transport.ErrLogin) {
+		t.Errorf("a directory that takes all logged %q in without a password: %v", user, err)
+	}
+}
