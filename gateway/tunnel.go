@@ -67,15 +67,17 @@ type datagrams struct {
 	*channel
 }
 
-// describe returns how packets go to the client.
+// describe returns how packets go to the client. Without the TLS connection that DTLS hangs on, the client is not connected.
 func (p *paths) describe() (path string, remote netip.AddrPort, cipher string) {
-	if u := p.udp.Load(); u != nil {
+	u := p.udp.Load()
+	if u != nil {
 		remote, cipher = peerOf(u.conn), u.conn.CipherSuite()
-		if p.udpActive.Load() {
-			return "dtls", remote, cipher
-		}
 	}
-	if p.tls.Load() != nil {
+	switch {
+	case p.tls.Load() == nil:
+	case u != nil && p.udpActive.Load():
+		path = "dtls"
+	default:
 		path = "tls"
 	}
 	return path, remote, cipher
@@ -103,6 +105,9 @@ func (s *session) send(b packet.Batch) {
 		dropped = u.q.put(b)
 	} else if t := s.paths.tls.Load(); t != nil {
 		dropped = t.q.put(b)
+	}
+	for i := range b[len(b)-dropped:] {
+		size -= uint64(b[len(b)-dropped+i].Len())
 	}
 	s.txPackets.Add(uint64(len(b) - dropped))
 	s.txBytes.Add(size)
@@ -242,7 +247,7 @@ func (s *session) lost(t *tunnel, err error) {
 func (s *session) attach(conn *dtls.Conn) {
 	u := &datagrams{s: s, conn: conn, channel: &channel{q: newQueue(s.srv.bufSize())}}
 	s.mu.Lock()
-	if s.ended {
+	if s.ended || s.tunnel == nil {
 		s.mu.Unlock()
 		conn.Close()
 		return
