@@ -106,10 +106,10 @@ func TestUsage(t *testing.T) {
 		{"proxy --config " + file("self.toml", "config = 'x'") + " gw", "", `unknown key "config"`},
 		{"proxy --config " + file("mtu.toml", "mtu = 'x'") + " gw", "", "mtu"},
 	} {
+		if tt.args == "sessions" && os.Getuid() == 0 {
+			continue // root has a default place for the socket, so this is no mistake of usage
+		}
 		t.Run(tt.args, func(t *testing.T) {
-			if strings.HasPrefix(tt.args, "sessions") && os.Getuid() == 0 && tt.want == "--control PATH" {
-				t.Skip("root has a default place for the socket")
-			}
 			got := culvert(t, tt.stdin, strings.Fields(tt.args)...)
 			if got.code != exitUsage {
 				t.Errorf("exit status %d, want %d\n%s", got.code, exitUsage, got.stderr)
