@@ -76,7 +76,7 @@ type Config struct {
 	MaxAttempts int
 
 	// LoginTimeout is how long a login may take, 0 means 5 minutes. SessionTimeout ends a session however busy it is,
-	// 0 means 24 hours. IdleTimeout ends a session that carries no packets, 0 means never. DisconnectedTimeout ends a
+	// 0 means 24 hours. IdleTimeout ends a session whose client sends no packets, 0 means never. DisconnectedTimeout ends a
 	// session that has no connection, 0 means 30 minutes, and less than 5 minutes is taken as 5 minutes.
 	LoginTimeout, SessionTimeout, IdleTimeout, DisconnectedTimeout time.Duration
 

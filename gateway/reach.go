@@ -60,7 +60,8 @@ func (n *Network) reaches(dst netip.AddrPort, allowSpecial []netip.Prefix) bool 
 			}
 		}
 	}
-	return longest(n.NoRoutes, a) < max(in, 0) || longest(n.NoRoutes, a) < 0
+	out := longest(n.NoRoutes, a)
+	return out < 0 || out < in
 }
 
 // longest returns the length of the longest prefix that contains a, and -1 if none does.

@@ -106,8 +106,9 @@ func (s *session) send(b packet.Batch) {
 	} else if t := s.paths.tls.Load(); t != nil {
 		dropped = t.q.put(b)
 	}
-	for i := range b[len(b)-dropped:] {
-		size -= uint64(b[len(b)-dropped+i].Len())
+	lost := b[len(b)-dropped:]
+	for i := range lost {
+		size -= uint64(lost[i].Len())
 	}
 	s.txPackets.Add(uint64(len(b) - dropped))
 	s.txBytes.Add(size)

@@ -427,7 +427,7 @@ func TestDialClient(t *testing.T) {
 func TestSpoofing(t *testing.T) {
 	l := newLab(t, func(c *Config) { c.ClientToClient = true })
 	alice, bob := l.tunnel(l.cookie("alice")), l.tunnel(l.cookie("bob"))
-	a, b := alice.lease.Addresses[0].Addr(), bob.lease.Addresses[0].Addr()
+	b := bob.lease.Addresses[0].Addr()
 	var spoofed packet.Batch
 	for _, src := range []netip.Addr{b, netip.MustParseAddr("10.20.0.1"), netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("127.0.0.1")} {
 		buf := packet.NewBuf(1500)
@@ -448,7 +448,6 @@ func TestSpoofing(t *testing.T) {
 	if in := bob.conn.Stats().In; in != 0 {
 		t.Errorf("bob got %d of them", in)
 	}
-	_ = a
 }
 
 func TestClientToClient(t *testing.T) {
@@ -845,5 +844,22 @@ func TestSessionsOfOneUserAtOnce(t *testing.T) {
 	wg.Wait()
 	if n := len(l.Sessions()); n > 2 {
 		t.Errorf("%d sessions, want 2 at most", n)
+	}
+}
+
+func TestDroppedIsNotSent(t *testing.T) {
+	l := newLab(t, nil)
+	l.cookie("alice")
+	sess, err := l.table.get(l.only().ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := packet.NewBatch(3, 1500)
+	for i := range b {
+		b[i].SetLen(100)
+	}
+	sess.send(b)
+	if s := l.only(); s.Dropped != 3 || s.Sent != (Traffic{}) {
+		t.Errorf("%d dropped, %+v sent to a client that is not there", s.Dropped, s.Sent)
 	}
 }
