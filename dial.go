@@ -52,6 +52,16 @@ func (t *Tunnel) dialContext(ctx context.Context, network, address string) (net.
 	if err != nil {
 		return nil, err
 	}
+	addrs, err := t.admit(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	return t.dialAddrs(ctx, d, addrs)
+}
+
+// admit asks the policy, and returns the addresses of the destination if it may be reached: the one that the caller
+// gave, or those of the name.
+func (t *Tunnel) admit(ctx context.Context, d destination) ([]netip.Addr, error) {
 	decision, err := t.decide(ctx, d)
 	if err != nil {
 		return nil, err
@@ -59,13 +69,10 @@ func (t *Tunnel) dialContext(ctx context.Context, network, address string) (net.
 	if !decision.Allow {
 		return nil, fmt.Errorf("%w: %s", policy.ErrDenied, decision.Reason)
 	}
-	addrs := []netip.Addr{d.addr}
-	if !d.addr.IsValid() {
-		if addrs, err = t.resolver.LookupNetIP(ctx, "ip"+d.family, d.name); err != nil {
-			return nil, err
-		}
+	if d.addr.IsValid() {
+		return []netip.Addr{d.addr}, nil
 	}
-	return t.dialAddrs(ctx, d, addrs)
+	return t.resolver.LookupNetIP(ctx, "ip"+d.family, d.name)
 }
 
 // A destination is an address of DialContext, taken apart.
@@ -76,6 +83,14 @@ type destination struct {
 	host   string // the same without the final dot
 	addr   netip.Addr
 	port   uint16
+}
+
+// routed returns the name that the split rules may go by, which is none if the caller gave an address.
+func (d destination) routed() string {
+	if d.addr.IsValid() {
+		return ""
+	}
+	return d.host
 }
 
 // network returns the network to dial addr with.
@@ -204,10 +219,7 @@ func interleave(addrs []netip.Addr) []netip.Addr {
 }
 
 func (t *Tunnel) dialAddr(ctx context.Context, d destination, addr netip.Addr) (net.Conn, error) {
-	host := d.host
-	if d.addr.IsValid() {
-		host = ""
-	}
+	host := d.routed()
 	switch t.router.Route(host, addr) {
 	case split.Direct:
 		if d.kind == "ping" {
@@ -255,26 +267,12 @@ func (t *Tunnel) ping(ctx context.Context, host string) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	decision, err := t.decide(ctx, d)
+	addrs, err := t.admit(ctx, d)
 	if err != nil {
 		return 0, err
 	}
-	if !decision.Allow {
-		return 0, fmt.Errorf("%w: %s", policy.ErrDenied, decision.Reason)
-	}
-	addr := d.addr
-	if !addr.IsValid() {
-		addrs, err := t.resolver.LookupNetIP(ctx, "ip", d.name)
-		if err != nil {
-			return 0, err
-		}
-		addr = addrs[0]
-	}
-	name := d.host
-	if d.addr.IsValid() {
-		name = ""
-	}
-	if way, rule := t.explain(name, addr); way != split.Tunnel {
+	addr := addrs[0]
+	if way, rule := t.explain(d.routed(), addr); way != split.Tunnel {
 		return 0, fmt.Errorf("%w: %s lies %s: %s", ErrNoRoute, addr, way, rule)
 	}
 	return t.stack.Ping(ctx, addr)
