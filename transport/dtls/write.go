@@ -1,0 +1,142 @@
+package dtls
+
+import (
+	"errors"
+	"fmt"
+
+	"culvert.example/vpn/packet"
+	"culvert.example/vpn/transport/wire"
+)
+
+// WriteBatch implements packet.Writer.
+func (c *Conn) WriteBatch(b packet.Batch) (int, error) {
+	c.writeMu.Lock()
+	defer c.writeMu.Unlock()
+	u := c.pool.get()
+	defer c.pool.put(u)
+	mtu := c.MTU()
+	var bytes uint64
+	for i := 0; i < len(b); {
+		if c.dead.Load() {
+			return i, c.Err()
+		}
+		first := i
+		bytes = 0
+		u.count = 0
+		var tooBig, large bool
+		for ; i < len(b); i++ {
+			n := b[i].Len()
+			if n > mtu {
+				tooBig = true
+				break
+			}
+			mem := u.room(c.tx.size(n + 1))
+			if mem == nil {
+				break
+			}
+			plain := b[i].WithHeadroom(1)
+			plain[0] = byte(wire.Data)
+			u.added(c.tx.seal(mem, typeData, c.number(), plain))
+			bytes += uint64(n)
+			large = large || n > c.floor
+		}
+		if u.count > 0 {
+			sent, err := c.out.send(u, true)
+			c.stats.packetsSent.Add(uint64(sent))
+			c.stats.bytesSent.Add(bytes)
+			if sent > 0 {
+				c.beat.Sent(true)
+			}
+			if err != nil {
+				return first + sent, c.writeFailed(err, b[first+sent].Len())
+			}
+			if large {
+				c.confirm()
+			}
+		}
+		if tooBig {
+			return i, packet.ErrTooBig
+		}
+	}
+	return len(b), nil
+}
+
+// number returns a number that no record has had.
+func (c *Conn) number() uint64 {
+	n := c.seq.Add(1) - 1
+	if n >= c.limit && !c.dead.Load() {
+		c.fail(ErrRekey)
+	}
+	return n
+}
+
+// writeFailed says what an error of the socket for a packet of n bytes means.
+func (c *Conn) writeFailed(err error, n int) error {
+	if !errors.Is(err, errTooBig) {
+		if c.dead.Load() {
+			return c.Err()
+		}
+		err = fmt.Errorf("sending DTLS: %w", err)
+		c.fail(err)
+		return err
+	}
+	// The way to the peer has changed, and its first part takes less than before.
+	limit := n - 1
+	if l := c.localLimit(); l > 0 {
+		limit = min(limit, l)
+	}
+	if limit < c.floor {
+		err = fmt.Errorf("%w: %d bytes", ErrPathTooNarrow, n)
+		c.fail(err)
+		return err
+	}
+	c.lower(limit)
+	c.measure()
+	return packet.ErrTooBig
+}
+
+// control sends a frame that is no packet. It does not wait for room.
+func (c *Conn) control(t wire.Type, payload []byte) error {
+	c.controlMu.Lock()
+	defer c.controlMu.Unlock()
+	u := c.pool.get()
+	defer c.pool.put(u)
+	n := 1 + len(payload)
+	if u.room(2*c.ctl.size(n)) == nil {
+		return errTooBig
+	}
+	// The record and its plaintext must not overlap.
+	plain := u.mem[c.ctl.size(n):][:n]
+	plain[0] = byte(t)
+	copy(plain[1:], payload)
+	return c.sealed(u, typeData, plain)
+}
+
+// sealed sends plain, which may lie in u behind the place of the record. It needs controlMu.
+func (c *Conn) sealed(u *burst, typ byte, plain []byte) error {
+	if c.dead.Load() && typ != typeAlert {
+		return c.Err()
+	}
+	u.added(c.ctl.seal(u.mem, typ, c.number(), plain))
+	_, err := c.out.send(u, false)
+	if err == nil {
+		c.beat.Sent(false)
+	}
+	return err
+}
+
+const (
+	alertWarning     = 1
+	alertFatal       = 2
+	alertCloseNotify = 0
+)
+
+func (c *Conn) alert(level, description byte) {
+	c.controlMu.Lock()
+	defer c.controlMu.Unlock()
+	u := c.pool.get()
+	defer c.pool.put(u)
+	plain := u.mem[c.ctl.size(2):][:2]
+	plain[0], plain[1] = level, description
+	c.sealed(u, typeAlert, plain)
+}
