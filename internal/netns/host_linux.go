@@ -8,9 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +21,7 @@ type Host struct {
 	// Name is the name that "ip netns" knows the namespace by. No other in the machine has it.
 	Name string
 
-	tb    testing.TB
+	tb    TB
 	ns    *os.File
 	mu    sync.Mutex
 	stops []func()
@@ -173,6 +173,22 @@ func (h *Host) Start(name string, args ...string) (stop func()) {
 	defer h.mu.Unlock()
 	h.stops = append(h.stops, stop)
 	return stop
+}
+
+// Processes returns the ids of the processes that run on the host now.
+func (h *Host) Processes() []int {
+	h.tb.Helper()
+	out, err := ip("netns", "pids", h.Name)
+	if err != nil {
+		h.tb.Fatalf("netns: %v", err)
+	}
+	var pids []int
+	for _, s := range strings.Fields(out) {
+		if pid, err := strconv.Atoi(s); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 func (h *Host) close() error {

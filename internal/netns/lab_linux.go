@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,10 +27,10 @@ const (
 	ipTimeout = 20 * time.Second
 )
 
-// A Lab is a network of hosts that belongs to one test. Its methods end the test if they fail, so they must be called
-// from the goroutine of the test.
+// A Lab is a network of hosts that belongs to one test, or another owner. Its methods end the test if they fail, so they must
+// be called from the goroutine of the test.
 type Lab struct {
-	tb    testing.TB
+	tb    TB
 	id    string
 	hosts map[string]*Host
 	links int
@@ -40,7 +39,7 @@ type Lab struct {
 
 // New returns an empty Lab, which is taken down when the test and its later clean-ups are over. It ends the test where
 // namespaces cannot be made: as skipped, or as failed if the environment variable CULVERT_INTEROP is 1.
-func New(tb testing.TB) *Lab {
+func New(tb TB) *Lab {
 	tb.Helper()
 	if why := unable(); why != "" {
 		if os.Getenv("CULVERT_INTEROP") == "1" {

@@ -1,5 +1,5 @@
-// Package netns builds small networks on one machine, for tests: hosts that are Linux network namespaces, joined by
-// pairs of virtual Ethernet interfaces.
+// Package netns builds small networks on one machine, for tests and measurements: hosts that are Linux network
+// namespaces, joined by pairs of virtual Ethernet interfaces.
 //
 //	lab := netns.New(t)
 //	client, server := lab.Host("client"), lab.Host("server")

@@ -1,6 +1,6 @@
 //go:build linux
 
-// Package ocserv starts the gateway ocserv on a host of package netns, for tests against a real peer.
+// Package ocserv starts the gateway ocserv on a host of package netns, for tests against a real peer and measurements beside it.
 package ocserv
 
 import (
@@ -19,7 +19,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"testing"
 	"time"
 
 	"culvert.example/vpn/internal/netns"
@@ -54,28 +53,28 @@ type Server struct {
 	// Dir holds its files: ca.pem and ca-key.pem sign client certificates.
 	Dir string
 
-	tb   testing.TB
+	tb   netns.TB
 	host *netns.Host
 	conf string
 	stop func()
 }
 
 // Start starts ocserv on host and waits until it takes connections. It ends with the test.
-func Start(tb testing.TB, host *netns.Host, cfg Config) *Server {
+func Start(tb netns.TB, host *netns.Host, cfg Config) *Server {
 	tb.Helper()
 	if _, err := exec.LookPath("ocserv"); err != nil {
 		if os.Getenv("CULVERT_INTEROP") == "1" {
-			tb.Fatal("CULVERT_INTEROP=1, but ocserv is not installed")
+			tb.Fatalf("CULVERT_INTEROP=1, but ocserv is not installed")
 		}
-		tb.Skip("ocserv is not installed")
+		tb.Skipf("ocserv is not installed")
 	}
 	if !cfg.Address.IsValid() {
-		tb.Fatal("ocserv: no address")
+		tb.Fatalf("ocserv: no address")
 	}
 	// The path of its socket must be short.
 	dir, err := os.MkdirTemp("", "ocserv")
 	if err != nil {
-		tb.Fatal(err)
+		tb.Fatalf("ocserv: %v", err)
 	}
 	tb.Cleanup(func() { os.RemoveAll(dir) })
 	s := &Server{tb: tb, host: host, Dir: dir, URL: "https://" + netip.AddrPortFrom(cfg.Address, Port).String()}
@@ -106,23 +105,18 @@ func (s *Server) Stop() { s.stop() }
 // KillWorkers kills the processes that serve connected users, as a crash would, and fails if there are none.
 func (s *Server) KillWorkers() {
 	s.tb.Helper()
-	out, err := exec.Command("ip", "netns", "pids", s.host.Name).Output()
-	if err != nil {
-		s.tb.Fatal(err)
-	}
 	killed := 0
-	for _, id := range strings.Fields(string(out)) {
-		name, err := os.ReadFile(filepath.Join("/proc", id, "comm"))
+	for _, pid := range s.host.Processes() {
+		name, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "comm"))
 		if err != nil || !strings.HasPrefix(string(name), "ocserv-w") {
 			continue
 		}
-		pid, err := strconv.Atoi(id)
-		if err == nil && syscall.Kill(pid, syscall.SIGKILL) == nil {
+		if syscall.Kill(pid, syscall.SIGKILL) == nil {
 			killed++
 		}
 	}
 	if killed == 0 {
-		s.tb.Fatal("ocserv has no workers")
+		s.tb.Fatalf("ocserv has no workers")
 	}
 }
 
@@ -170,7 +164,7 @@ func (s *Server) makeKeys(addr netip.Addr) {
 		"-subj", "/CN=users")
 	pin, err := pinOf(filepath.Join(s.Dir, "cert.pem"))
 	if err != nil {
-		s.tb.Fatal(err)
+		s.tb.Fatalf("ocserv: %v", err)
 	}
 	s.Pin = pin
 }
@@ -260,7 +254,7 @@ max-ban-score = 0`
 	s.conf = filepath.Join(s.Dir, "ocserv.conf")
 	text := strings.ReplaceAll(strings.Join(lines, "\n")+"\n", "%s", s.Dir)
 	if err := os.WriteFile(s.conf, []byte(text), 0o600); err != nil {
-		s.tb.Fatal(err)
+		s.tb.Fatalf("ocserv: %v", err)
 	}
 }
 
@@ -283,11 +277,11 @@ func pinOf(file string) (string, error) {
 }
 
 // Echo answers whatever comes over TCP on host at addr with the same, until the test ends, and returns its address.
-func Echo(tb testing.TB, host *netns.Host, addr netip.Addr) netip.AddrPort {
+func Echo(tb netns.TB, host *netns.Host, addr netip.Addr) netip.AddrPort {
 	tb.Helper()
 	l, err := host.Listen("tcp", netip.AddrPortFrom(addr, 0).String())
 	if err != nil {
-		tb.Fatal(err)
+		tb.Fatalf("ocserv: %v", err)
 	}
 	tb.Cleanup(func() { l.Close() })
 	go func() {
