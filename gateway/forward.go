@@ -48,6 +48,10 @@ func destination(p []byte) (netip.Addr, bool) {
 // fromClient passes on packets that s may send: to another client, or to the stack that ends all flows, also those to other clients that
 // are not allowed, so that they are refused and do not wait in vain.
 func (srv *Server) fromClient(s *session, b packet.Batch) {
+	if srv.device != nil {
+		srv.device.fromClient(s, b)
+		return
+	}
 	// A batch seldom has a packet for another client, and goes to the stack as it is then.
 	start := 0
 	for i := range b {
@@ -76,36 +80,16 @@ func (srv *Server) toStack(b packet.Batch) {
 	}
 }
 
-// toClients carries what leaves the stack to the queues of the clients, until the stack is closed.
+// toClients carries what leaves the stack to the clients, until the stack is closed.
 func (srv *Server) toClients() {
 	b := packet.NewBatch(2*batchSize, srv.bufSize())
+	var out dispatcher
 	for {
 		n, err := srv.link.ReadBatch(b)
 		if err != nil {
 			return
 		}
-		// Packets for one client mostly come in a row.
-		var last netip.Addr
-		var to *session
-		start := 0
-		flush := func(end int) {
-			if to != nil && end > start {
-				to.send(b[start:end])
-			}
-			start = end
-		}
-		for i := range b[:n] {
-			dst, ok := destination(b[i].Bytes())
-			if ok && dst == last {
-				continue
-			}
-			flush(i)
-			last, to = dst, nil
-			if ok {
-				to, _ = srv.table.owner(dst)
-			}
-		}
-		flush(n)
+		out.dispatch(srv, b[:n], nil)
 	}
 }
 

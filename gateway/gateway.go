@@ -54,6 +54,17 @@ type Config struct {
 	// inside the process, such as with one end of a net.Pipe.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
+	// Device, if not nil, takes the place of the gateway's own TCP/IP stack: the packets of clients go there, and what comes from there
+	// goes to the client whose inner address it is for. It is usually a TUN device of package stack/tun, with the host forwarding. The
+	// gateway still holds clients to their source addresses, to the routes of their Network, to AllowSpecial and to
+	// ClientToClient, and answers what is refused with an ICMP error; so it does packets from the device that are too large for the
+	// client. All else is the host's business: the gateway's own inner addresses, which it should give to the device, answers to pings,
+	// translation of addresses, and what it lets through to clients. Dial, NoPing and MaxFlows have no meaning then, and
+	// Server.Listen, ListenPacket and DialContext fail with [ErrNoStack].
+	//
+	// A Server that New has returned owns the Device and closes it. If it fails, Serve returns an error.
+	Device packet.Conn
+
 	// NoPing keeps echo requests of clients from being forwarded. Forwarding needs no root where the system permits
 	// unprivileged ICMP sockets; where it permits neither these nor raw ones, nothing is forwarded either way. The
 	// gateway's own inner addresses always answer.
@@ -260,15 +271,17 @@ type Server struct {
 	auth   Authenticator
 	table  *table
 	portal *portal
-	stack  *stack.Stack
-	link   packet.Conn // the outer face of the stack
-	pings  *pinger     // nil if nothing is forwarded
+	stack  *stack.Stack // nil if there is a device
+	link   packet.Conn  // the outer face of the stack
+	device *device      // in place of the stack, else nil
+	pings  *pinger      // nil if nothing is forwarded
 	offers offers
 	udp    *dtls.Listener // nil without DTLS; set before the first connection
 	pump   sync.WaitGroup
 
 	mu       sync.Mutex
 	closed   bool
+	failed   error // why the Server cannot go on
 	serving  bool
 	web      *http.Server
 	cancel   context.CancelFunc // ends the requests in progress
@@ -287,6 +300,11 @@ func New(c Config) (*Server, error) {
 	}
 	s.table = newTable(s, c.Pools)
 	s.portal = &portal{srv: s, throttle: newThrottle(), logins: newDialogues(c.LoginTimeout)}
+	if c.Device != nil {
+		s.device = newDevice(s, c.Device)
+		s.device.start()
+		return s, nil
+	}
 	sc := stack.Config{
 		MTU:        innerMTU(c.MTU, netip.IPv4Unspecified()),
 		AcceptTCP:  s.acceptTCP,
@@ -321,7 +339,13 @@ const (
 )
 
 // bufSize is the size in bytes of the packets that are carried.
-func (s *Server) bufSize() int { return s.cfg.MTU }
+func (s *Server) bufSize() int {
+	if s.device != nil {
+		// What is too large for a client is to be seen, so that it can be answered.
+		return s.device.size
+	}
+	return s.cfg.MTU
+}
 
 // group returns the group with the name or label, nil if there is none.
 func (s *Server) group(name string) *Group {
@@ -355,8 +379,8 @@ func (s *Server) udpPort() int {
 // an error of the listener otherwise. It may be called once.
 func (s *Server) Serve(ln net.Listener, udp *net.UDPConn) error {
 	s.mu.Lock()
-	if s.closed || s.serving {
-		again := s.serving
+	if s.closed || s.serving || s.failed != nil {
+		again, failed := s.serving, s.failed
 		s.mu.Unlock()
 		ln.Close()
 		if udp != nil {
@@ -364,6 +388,9 @@ func (s *Server) Serve(ln net.Listener, udp *net.UDPConn) error {
 		}
 		if again {
 			return errors.New("gateway: Serve was called before")
+		}
+		if failed != nil {
+			return failed
 		}
 		return ErrServerClosed
 	}
@@ -395,16 +422,26 @@ func (s *Server) Serve(ln net.Listener, udp *net.UDPConn) error {
 	}
 	s.mu.Unlock()
 	err := s.web.Serve(s.entrance)
-	if s.isClosed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.failed != nil:
+		return s.failed
+	case s.closed:
 		return ErrServerClosed
 	}
 	return fmt.Errorf("gateway: %w", err)
 }
 
-func (s *Server) isClosed() bool {
+// fail ends Serve with err. The owner of the Server closes it.
+func (s *Server) fail(err error) {
+	s.log.Error("the gateway cannot go on", "err", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.closed
+	s.failed = err
+	if s.entrance != nil {
+		s.entrance.Close()
+	}
 }
 
 // Sessions returns the sessions as they are now, oldest first.
@@ -465,8 +502,12 @@ func (s *Server) Renumber(id string) error {
 }
 
 // DialContext connects from the gateway's inner address to a client, or to what the program itself serves inside the
-// tunnel. The network is tcp, udp or ping, each also with 4 or 6 behind it, and the host an IP literal.
+// tunnel. The network is tcp, udp or ping, each also with 4 or 6 behind it, and the host an IP literal. With a Config.Device
+// the error matches [ErrNoStack].
 func (s *Server) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	if s.stack == nil {
+		return nil, noStack("dial", network)
+	}
 	return s.stack.DialContext(ctx, network, address)
 }
 
@@ -508,7 +549,11 @@ func (s *Server) Close() error {
 	if s.udp != nil {
 		errs = append(errs, s.udp.Close())
 	}
-	errs = append(errs, s.stack.Close())
+	if s.device != nil {
+		errs = append(errs, s.device.close())
+	} else {
+		errs = append(errs, s.stack.Close())
+	}
 	s.pump.Wait()
 	if s.pings != nil {
 		s.pings.close()

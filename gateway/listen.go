@@ -10,7 +10,11 @@ import (
 
 // Listen listens inside the tunnel, for TCP connections of clients to the given address, such as "10.20.0.1:80". An empty
 // or unspecified host means the gateway's own inner addresses. The network is tcp, tcp4 or tcp6.
+// With a Config.Device the error matches [ErrNoStack].
 func (s *Server) Listen(network, address string) (net.Listener, error) {
+	if s.stack == nil {
+		return nil, noStack("listen", network)
+	}
 	addrs, err := s.inner(network, address)
 	if err != nil {
 		return nil, err
@@ -33,13 +37,19 @@ func (s *Server) Listen(network, address string) (net.Listener, error) {
 
 // ListenPacket listens inside the tunnel, for UDP datagrams of clients to the given address, such as "10.20.0.1:53". An empty or
 // unspecified host means the first of the gateway's own inner addresses. The network is udp, udp4 or udp6.
+// With a Config.Device the error matches [ErrNoStack].
 func (s *Server) ListenPacket(network, address string) (net.PacketConn, error) {
+	if s.stack == nil {
+		return nil, noStack("listen", network)
+	}
 	addrs, err := s.inner(network, address)
 	if err != nil {
 		return nil, err
 	}
 	return s.stack.ListenPacket(network, addrs[0])
 }
+
+func noStack(op, network string) error { return &net.OpError{Op: op, Net: network, Err: ErrNoStack} }
 
 // inner returns the addresses to listen at. The stack takes packets to every address there is, so it must not be asked to listen
 // at all of them: that would be the flows that clients mean for others.

@@ -36,22 +36,43 @@ func embedded(a netip.Addr) netip.Addr {
 
 const portDNS = 53
 
+// A reach is what of a destination clients may use.
+type reach uint8
+
+const (
+	nothing reach = iota
+	nameServer
+	everything
+)
+
 // reaches reports whether clients that were told of n may have flows forwarded to dst. Port 0 stands for a ping.
 func (n *Network) reaches(dst netip.AddrPort, allowSpecial []netip.Prefix) bool {
-	a := embedded(dst.Addr())
+	r := n.reach(dst.Addr(), allowSpecial)
+	return r == everything || r == nameServer && dst.Port() == portDNS
+}
+
+// reach returns what clients that were told of n may use of the host at dst.
+func (n *Network) reach(dst netip.Addr, allowSpecial []netip.Prefix) reach {
+	a := embedded(dst)
 	if a.Zone() != "" {
-		return false
+		return nothing
 	}
 	if longest(special, a) >= 0 && longest(allowSpecial, a) < 0 {
-		return false
+		return nothing
 	}
-	if dst.Port() == portDNS {
-		for _, d := range n.DNS {
-			if d.Unmap() == a {
-				return true
-			}
+	if n.routed(a) {
+		return everything
+	}
+	for _, d := range n.DNS {
+		if d.Unmap() == a {
+			return nameServer
 		}
 	}
+	return nothing
+}
+
+// routed reports whether a belongs to the tunnel.
+func (n *Network) routed(a netip.Addr) bool {
 	in := longest(n.Routes, a)
 	if in < 0 {
 		for _, p := range n.Routes {

@@ -44,6 +44,7 @@ type session struct {
 	rxPackets, rxBytes  atomic.Uint64
 	txPackets, txBytes  atomic.Uint64
 	dropped, oldSpoofed atomic.Uint64
+	complaints          limiter // of ICMP errors to the client, or about what is for it
 	flows               flowSet
 	paths               paths
 
@@ -281,7 +282,9 @@ func (t *table) disown(addrs []netip.Addr) {
 // for its last owner. The lock of the table is held.
 func (t *table) release(addrs []netip.Addr) {
 	for _, a := range addrs {
-		t.srv.stack.Forget(a)
+		if t.srv.stack != nil {
+			t.srv.stack.Forget(a)
+		}
 		for _, p := range t.pools {
 			if p.prefix.Contains(a) {
 				p.release(a)
