@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"culvert.example/vpn/internal/leak"
@@ -18,35 +19,37 @@ const (
 	mtu = 1400
 	// batchSize is how many packets a pump carries at a time, as in the tunnel.
 	batchSize = 64
-	// chunk is what arrives in one iteration, over all flows together, in bytes.
-	chunk = 1 << 20
 )
 
 // A network is two hosts that a rung joins.
 type network struct {
-	dial   func(ctx context.Context, network, address string) (net.Conn, error) // from the client
-	listen func(network, address string) (net.Listener, error)                  // on the server
-	addrs  []netip.Addr                                                         // of the server, IPv4 and IPv6
+	dial         func(ctx context.Context, network, address string) (net.Conn, error) // from the client
+	listen       func(network, address string) (net.Listener, error)                  // on the server
+	listenPacket func(network, address string) (net.PacketConn, error)                // on the server
+	addrs        []netip.Addr                                                         // of the server, IPv4 and IPv6
 
-	// sent and received count the packets that have left the client and the server.
-	sent, received func() uint64
+	up, down func() counts
 }
 
-// rungs build networks that are taken down with the test. Rung 0 has none. IPv6 differs from IPv4 in the stacks only, so it
-// is measured where nothing else is added and where everything is.
-var rungs = []struct {
+// counts are the packets that have left one host and those that have come to the other.
+type counts struct{ sent, arrived uint64 }
+
+// A rung builds a network that is taken down with the test.
+type rung struct {
 	name  string
-	ip6   bool
 	build func(testing.TB) *network
-}{
-	{"1", true, func(tb testing.TB) *network { return stacks(tb, nil, nil, nil) }},
-	{"2-tls", false, func(tb testing.TB) *network { return stacks(tb, tlsPair, nil, nil) }},
-	{"2-dtls", false, func(tb testing.TB) *network { return stacks(tb, dtlsPair, nil, nil) }},
-	{"3-tls", false, func(tb testing.TB) *network { return gated(tb, tlsPair) }},
-	{"3-dtls", false, func(tb testing.TB) *network { return gated(tb, dtlsPair) }},
-	{"4-tls", true, func(tb testing.TB) *network { return tunnel(tb, "tls") }},
-	{"4-dtls", true, func(tb testing.TB) *network { return tunnel(tb, "dtls") }},
 }
+
+// rungs are all but rung 0, which has no network.
+var rungs = append([]rung{
+	{"1", func(tb testing.TB) *network { return stacks(tb, nil, nil, nil) }},
+	{"2-tls", func(tb testing.TB) *network { return stacks(tb, tlsPair, nil, nil) }},
+	{"2-dtls", func(tb testing.TB) *network { return stacks(tb, dtlsPair, nil, nil) }},
+	{"3-tls", func(tb testing.TB) *network { return gated(tb, tlsPair) }},
+	{"3-dtls", func(tb testing.TB) *network { return gated(tb, dtlsPair) }},
+	{"4-tls", func(tb testing.TB) *network { return tunnel(tb, "tls") }},
+	{"4-dtls", func(tb testing.TB) *network { return tunnel(tb, "dtls") }},
+}, deviceRungs...)
 
 // TestLadder sends a little over every rung.
 func TestLadder(t *testing.T) {
@@ -54,101 +57,149 @@ func TestLadder(t *testing.T) {
 		t.Run(r.name, func(t *testing.T) {
 			leak.Check(t)
 			n := r.build(t)
-			for _, addr := range n.addrs {
-				for _, up := range []bool{true, false} {
-					sent, received := n.sent(), n.received()
-					s := n.stream(t, addr, 2, up)
-					s.await(t, chunk)
-					s.stop()
-					if n.sent() == sent || n.received() == received {
-						t.Errorf("the packets to and from %v were not counted", addr)
-					}
-				}
-			}
-		})
-	}
-}
-
-// BenchmarkPipe is rung 0.
-func BenchmarkPipe(b *testing.B) {
-	near, in := packet.Pipe(mtu, 4*batchSize)
-	out, far := packet.Pipe(mtu, 4*batchSize)
-	var running sync.WaitGroup
-	defer running.Wait()
-	defer near.Close()
-	running.Go(func() {
-		packet.Copy(out, in, mtu, batchSize)
-		out.Close()
-	})
-	send, receive := packet.NewBatch(batchSize, mtu), packet.NewBatch(batchSize, mtu)
-	for i := range send {
-		send[i].SetLen(mtu)
-	}
-	count := uint64(0)
-	b.SetBytes(mtu)
-	measure(b, func() uint64 { return count }, func() {
-		running.Go(func() {
-			for left := b.N; left > 0; {
-				n, err := near.WriteBatch(send[:min(left, len(send))])
-				if err != nil {
-					b.Error(err)
-					return
-				}
-				left -= n
-			}
-		})
-		for count < uint64(b.N) {
-			n, err := far.ReadBatch(receive)
-			if err != nil {
-				b.Fatal(err)
-			}
-			count += uint64(n)
-		}
-	})
-}
-
-// BenchmarkTCP is the rungs above.
-func BenchmarkTCP(b *testing.B) {
-	for _, r := range rungs {
-		b.Run(r.name, func(b *testing.B) {
-			n := r.build(b)
-			for _, way := range []string{"up", "down"} {
-				for _, c := range []struct {
-					name  string
-					addr  netip.Addr
-					flows int
-				}{{"ip4", n.addrs[0], 1}, {"ip4", n.addrs[0], 16}, {"ip6", n.addrs[1], 1}} {
-					if c.name == "ip6" && !r.ip6 {
-						continue
-					}
-					b.Run(fmt.Sprintf("%s/%s/flows=%d", way, c.name, c.flows), func(b *testing.B) {
-						packets := n.sent
-						if way == "down" {
-							packets = n.received
+			for _, kind := range loads {
+				for _, addr := range n.addrs {
+					for _, up := range []bool{true, false} {
+						sent, received := n.up(), n.down()
+						l := kind.start(t, n, addr, 2, up)
+						l.await(t, kind.unit)
+						got := l.tally()
+						l.stop()
+						if got.packets < 700 || got.bytes < min(kind.unit, 8*got.packets) {
+							t.Errorf("%s %v: counted %+v", kind.name, addr, got)
 						}
-						s := n.stream(b, c.addr, c.flows, way == "up")
-						defer s.stop()
-						s.await(b, int64(c.flows)*chunk) // until the windows have grown
-						b.SetBytes(chunk)
-						measure(b, packets, func() { s.await(b, int64(b.N)*chunk) })
-					})
+						if kind.name == "udp64" && got.lost > got.packets/10 {
+							t.Errorf("%s %v: lost %d of %d", kind.name, addr, got.lost, got.packets)
+						}
+						for i, c := range []struct{ before, after counts }{{sent, n.up()}, {received, n.down()}} {
+							if kind.name == "tcp" && (c.after.sent == c.before.sent || c.after.arrived == c.before.arrived) {
+								t.Errorf("the packets of way %d, %v, were not counted: %+v", i, addr, c)
+							}
+						}
+					}
 				}
 			}
 		})
 	}
 }
 
-// measure runs f, and reports the packets that it sends and what is allocated meanwhile.
-func measure(b *testing.B, packets func() uint64, f func()) {
+// BenchmarkLadder is the ladder. The names of its parts are those of the columns that the program table prints.
+func BenchmarkLadder(b *testing.B) {
+	for _, size := range []int{mtu, small} {
+		b.Run(fmt.Sprintf("rung=0/load=raw%d", size), func(b *testing.B) {
+			l := newPipe(b, size)
+			defer l.stop()
+			measure(b, l, 64*batchSize)
+		})
+	}
+	for _, r := range rungs {
+		b.Run("rung="+r.name, func(b *testing.B) {
+			n := r.build(b)
+			for _, kind := range loads {
+				for _, way := range []string{"up", "down"} {
+					for i, family := range []string{"4", "6"} {
+						for _, flows := range []int{1, 16} {
+							b.Run(fmt.Sprintf("load=%s/way=%s/ip=%s/flows=%d", kind.name, way, family, flows), func(b *testing.B) {
+								l := kind.start(b, n, n.addrs[i], flows, way == "up")
+								defer l.stop()
+								l.await(b, int64(8+flows)*kind.unit) // until the windows have grown
+								measure(b, l, kind.unit)
+							})
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+// measure reports what arrives, unit by unit, and what that costs.
+func measure(b *testing.B, l load, unit int64) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	start := packets()
-	b.ResetTimer()
-	f()
-	b.StopTimer()
-	n := float64(packets() - start)
+	start := l.tally()
+	cpuStart, known := processorTime()
+	for b.Loop() {
+		l.await(b, unit)
+	}
+	cpuEnd, _ := processorTime()
+	end := l.tally()
 	runtime.ReadMemStats(&after)
-	b.ReportMetric(n/b.Elapsed().Seconds(), "packets/s")
-	b.ReportMetric(float64(after.Mallocs-before.Mallocs)/n, "allocs/packet")
-	b.ReportMetric(0, "ns/op")
+
+	seconds, packets, lost := b.Elapsed().Seconds(), float64(end.packets-start.packets), float64(end.lost-start.lost)
+	b.ReportMetric(0, "ns/op") // of a unit, which says nothing
+	b.ReportMetric(float64(end.bytes-start.bytes)/1e6/seconds, "MB/s")
+	b.ReportMetric(packets/seconds, "pkts/s")
+	b.ReportMetric(seconds*1e9/packets, "ns/pkt")
+	if known {
+		b.ReportMetric(float64((cpuEnd-cpuStart).Nanoseconds())/packets, "cpu-ns/pkt")
+	}
+	b.ReportMetric(float64(after.Mallocs-before.Mallocs)/packets, "allocs/pkt")
+	b.ReportMetric(100*max(0, lost)/(packets+max(0, lost)), "loss-%")
+}
+
+// A pipe is the load of rung 0: packets of one size between two Pipes that Copy joins. A Pipe knows no direction, flow or IP.
+type pipe struct {
+	meter
+	near, far packet.Conn
+	size      int
+	arrived   atomic.Int64
+	running   sync.WaitGroup
+}
+
+func newPipe(tb testing.TB, size int) *pipe {
+	tb.Helper()
+	near, in := packet.Pipe(size, 4*batchSize)
+	out, far := packet.Pipe(size, 4*batchSize)
+	p := &pipe{near: near, far: far, size: size}
+	p.init()
+	p.running.Go(func() {
+		packet.Copy(out, in, size, batchSize)
+		out.Close()
+	})
+	p.running.Go(func() {
+		b := packet.NewBatch(batchSize, size)
+		for i := range b {
+			b[i].SetLen(size)
+		}
+		for {
+			if _, err := near.WriteBatch(b); err != nil {
+				return
+			}
+		}
+	})
+	p.running.Go(func() {
+		b := packet.NewBatch(batchSize, size)
+		for {
+			n, err := far.ReadBatch(b)
+			p.arrived.Add(int64(n))
+			p.add(int64(n), err)
+			if err != nil {
+				return
+			}
+		}
+	})
+	return p
+}
+
+func (p *pipe) tally() tally {
+	n := p.arrived.Load()
+	return tally{packets: n, bytes: n * int64(p.size)}
+}
+
+func (p *pipe) stop() {
+	p.near.Close()
+	p.far.Close()
+	p.running.Wait()
+}
+
+// TestPipe sends a little over rung 0.
+func TestPipe(t *testing.T) {
+	leak.Check(t)
+	p := newPipe(t, small)
+	p.await(t, 1000)
+	if got := p.tally(); got.packets < 1000 || got.bytes != small*got.packets || got.lost != 0 {
+		t.Errorf("counted %+v", got)
+	}
+	p.stop()
 }

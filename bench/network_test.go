@@ -65,9 +65,10 @@ func stacks(tb testing.TB, join joint, out, in []packet.Filter) *network {
 		server.Close()
 	})
 	return &network{
-		dial: client.DialContext, listen: server.Listen, addrs: []netip.Addr{server4.Addr(), server6.Addr()},
-		sent:     func() uint64 { return client.Stats().PacketsOut },
-		received: func() uint64 { return server.Stats().PacketsOut },
+		dial: client.DialContext, listen: server.Listen, listenPacket: server.ListenPacket,
+		addrs: []netip.Addr{server4.Addr(), server6.Addr()},
+		up:    func() counts { return counts{client.Stats().PacketsOut, server.Stats().PacketsIn} },
+		down:  func() counts { return counts{server.Stats().PacketsOut, client.Stats().PacketsIn} },
 	}
 }
 
@@ -182,8 +183,14 @@ func tunnel(tb testing.TB, path string) *network {
 		}
 	}
 	return &network{
-		dial: tun.DialContext, listen: gw.Listen, addrs: []netip.Addr{gw.Web.Addr(), gw.Web6.Addr()},
-		sent:     func() uint64 { return tun.Status().Counters.SentPackets },
-		received: func() uint64 { return tun.Status().Counters.ReceivedPackets },
+		dial: tun.DialContext, listen: gw.Listen, listenPacket: gw.ListenPacket,
+		addrs: []netip.Addr{gw.Web.Addr(), gw.Web6.Addr()},
+		up: func() counts {
+			return counts{tun.Status().Counters.SentPackets, gw.Sessions()[0].Received.Packets}
+		},
+		down: func() counts {
+			s := gw.Sessions()[0]
+			return counts{s.Sent.Packets + s.Dropped, tun.Status().Counters.ReceivedPackets}
+		},
 	}
 }

@@ -11,13 +11,11 @@ import (
 
 // A stream is TCP connections that are full all the time, in one direction.
 type stream struct {
+	meter
 	conns   []net.Conn // both ends
 	running sync.WaitGroup
-
-	mu      sync.Mutex
-	more    sync.Cond
-	arrived int64
-	err     error
+	count   func() counts
+	began   counts
 }
 
 // stream connects the client with an address of the server and begins to send, up to the server or down to the client.
@@ -30,8 +28,12 @@ func (n *network) stream(tb testing.TB, addr netip.Addr, flows int, up bool) *st
 		tb.Fatal(err)
 	}
 	defer ln.Close()
-	s := new(stream)
-	s.more.L = &s.mu
+	s := &stream{count: n.down}
+	if up {
+		s.count = n.up
+	}
+	s.init()
+	s.began = s.count()
 	for range flows {
 		from, err := n.dial(ctx, "tcp", ln.Addr().String())
 		if err != nil {
@@ -64,31 +66,19 @@ func (s *stream) receive(c net.Conn) {
 	buf := make([]byte, 256<<10)
 	for {
 		n, err := c.Read(buf)
-		s.mu.Lock()
-		s.arrived += int64(n)
-		if err != nil {
-			s.err = err
-		}
-		s.mu.Unlock()
-		s.more.Signal()
+		s.add(int64(n), err)
 		if err != nil {
 			return
 		}
 	}
 }
 
-// await waits until n more bytes have arrived, by whichever connections.
-func (s *stream) await(tb testing.TB, n int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for end := s.arrived + n; s.arrived < end; s.more.Wait() {
-		if s.err != nil {
-			tb.Fatalf("receiving: %v", s.err)
-		}
-	}
+func (s *stream) tally() tally {
+	now := s.count()
+	packets := int64(now.arrived - s.began.arrived)
+	return tally{packets: packets, bytes: s.total(), lost: int64(now.sent-s.began.sent) - packets}
 }
 
-// stop ends the stream, and forgets what is under way.
 func (s *stream) stop() {
 	for _, c := range s.conns {
 		c.(interface{ SetLinger(int) error }).SetLinger(0)

@@ -1,0 +1,4 @@
+package bench
+
+// deviceRungs need a TUN device.
+var deviceRungs []rung
