@@ -15,9 +15,10 @@ const (
 	headerLenTCP = 20
 	headerLenUDP = 8
 
-	// maxHeader is the size of the largest headers of a packet that is joined or cut: those of IPv4 with options and of TCP
-	// with options are the largest.
-	maxHeader = 60 + 60
+	// maxExtensions bounds the IPv6 extension headers, and maxHeader all the headers, of a packet that is cut. TCP has
+	// headers of up to 60 bytes, and IPv4 too.
+	maxExtensions = 64
+	maxHeader     = headerLen6 + maxExtensions + 60
 )
 
 // IP is what the outside of a packet says. It is enough to tell packets apart; it is no full validation.

@@ -65,3 +65,43 @@ func Combine(a, b uint16) uint16 {
 func PseudoSum(pair []byte, protocol byte, n int) uint16 {
 	return Combine(Sum(pair, uint16(protocol)), uint16(n))
 }
+
+// add returns the ones' complement sum of two sums.
+func add(a, b uint64) uint64 {
+	s, c := bits.Add64(a, b, 0)
+	return s + c
+}
+
+// copySum copies src to dst, which must be as long, and returns the sum over it. Reading memory once for both is
+// cheaper than twice.
+func copySum(dst, src []byte) (acc uint64) {
+	dst = dst[:len(src)]
+	var c uint64
+	for len(src) >= 64 && len(dst) >= 64 {
+		s, d := (*[64]byte)(src), (*[64]byte)(dst)
+		w0, w1 := binary.LittleEndian.Uint64(s[0:]), binary.LittleEndian.Uint64(s[8:])
+		w2, w3 := binary.LittleEndian.Uint64(s[16:]), binary.LittleEndian.Uint64(s[24:])
+		w4, w5 := binary.LittleEndian.Uint64(s[32:]), binary.LittleEndian.Uint64(s[40:])
+		w6, w7 := binary.LittleEndian.Uint64(s[48:]), binary.LittleEndian.Uint64(s[56:])
+		binary.LittleEndian.PutUint64(d[0:], w0)
+		binary.LittleEndian.PutUint64(d[8:], w1)
+		binary.LittleEndian.PutUint64(d[16:], w2)
+		binary.LittleEndian.PutUint64(d[24:], w3)
+		binary.LittleEndian.PutUint64(d[32:], w4)
+		binary.LittleEndian.PutUint64(d[40:], w5)
+		binary.LittleEndian.PutUint64(d[48:], w6)
+		binary.LittleEndian.PutUint64(d[56:], w7)
+		acc, c = bits.Add64(acc, w0, 0)
+		acc, c = bits.Add64(acc, w1, c)
+		acc, c = bits.Add64(acc, w2, c)
+		acc, c = bits.Add64(acc, w3, c)
+		acc, c = bits.Add64(acc, w4, c)
+		acc, c = bits.Add64(acc, w5, c)
+		acc, c = bits.Add64(acc, w6, c)
+		acc, c = bits.Add64(acc, w7, c)
+		acc += c
+		src, dst = src[64:], dst[64:]
+	}
+	copy(dst, src)
+	return sum64(src, acc)
+}

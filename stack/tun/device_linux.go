@@ -20,7 +20,8 @@ type Device struct {
 	raw     syscall.RawConn
 	control *os.File // a socket in the namespace of the device, for what is asked of the interface by name
 	vnet    bool
-	uso     bool
+	joins   bool // the kernel takes TCP segments in one piece
+	uso     bool // and trains of UDP datagrams
 	mtu     atomic.Int32
 	wasUp   atomic.Bool
 	stats   counters
@@ -103,6 +104,7 @@ func (d *Device) negotiate(fd int, none bool) error {
 			continue
 		}
 		if err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, set); err == nil {
+			d.joins = set != 0
 			d.uso = set&unix.TUN_F_USO4 != 0
 			return nil
 		}

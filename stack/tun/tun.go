@@ -76,10 +76,10 @@ type Stats struct {
 
 // counters are the source of Stats.
 type counters struct {
-	readPackets, readBytes, writtenPackets, writtenBytes                  atomic.Uint64
-	reads, writes                                                         atomic.Uint64
-	readMalformed, readTooBig                                             atomic.Uint64
-	writeMalformed, writeMartian, writeTooBig, writeRefused, writeDropped atomic.Uint64
+	readPackets, readBytes, writtenPackets, writtenBytes               atomic.Uint64
+	reads, writes                                                      atomic.Uint64
+	readMalformed, readTooBig                                          atomic.Uint64
+	writeMalformed, writeMartian, writeTooBig, writeRefused, writeDown atomic.Uint64
 }
 
 func (c *counters) stats() Stats {
@@ -89,6 +89,6 @@ func (c *counters) stats() Stats {
 		Reads: c.reads.Load(), Writes: c.writes.Load(),
 		ReadMalformed: c.readMalformed.Load(), ReadTooBig: c.readTooBig.Load(),
 		WriteMalformed: c.writeMalformed.Load(), WriteMartian: c.writeMartian.Load(), WriteTooBig: c.writeTooBig.Load(),
-		WriteRefused: c.writeRefused.Load(), WriteDown: c.writeDropped.Load(),
+		WriteRefused: c.writeRefused.Load(), WriteDown: c.writeDown.Load(),
 	}
 }
