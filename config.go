@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"culvert.example/vpn/dns"
+	"culvert.example/vpn/packet"
 	"culvert.example/vpn/policy"
 	"culvert.example/vpn/split"
 	"culvert.example/vpn/transport"
@@ -76,7 +77,15 @@ type Config struct {
 	// Resolver answers the names that are asked inside the tunnel. Nil means the DNS servers of the gateway, within its
 	// split-DNS rules, and the machine's resolver for other names.
 	Resolver dns.Exchanger
-	// Transport opens the session instead of the AnyConnect protocol. All fields above but Direct are its business then.
+	// Device makes what carries the packets of the tunnel instead of a network stack inside the program, usually a network
+	// interface of the machine from package stack/tun. It is called once, when the lease is known, and must not call the
+	// Tunnel. The Tunnel closes the device. If the device has a method SetMTU(int) error, that is called when the MTU of the
+	// tunnel differs from the device's or changes; a failure is logged. Which packets come to the device is up to
+	// the routes of the machine: Split, Direct and Policy do not apply, but only packets from and to the addresses of
+	// the lease pass. What needs the stack fails with ErrNoStack.
+	Device func(lease *transport.Lease) (packet.Conn, error)
+	// Transport opens the session instead of the AnyConnect protocol. The fields about the gateway are its
+	// business then.
 	Transport transport.Dialer
 
 	// Logger gets what happens, never a secret and never a line for each packet. Nil is silent.

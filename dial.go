@@ -48,6 +48,9 @@ func (t *Tunnel) dialContext(ctx context.Context, network, address string) (net.
 	if t.draining.Load() {
 		return nil, fmt.Errorf("the tunnel is shutting down: %w", net.ErrClosed)
 	}
+	if t.stack == nil {
+		return nil, ErrNoStack
+	}
 	d, err := t.destination(ctx, network, address)
 	if err != nil {
 		return nil, err
@@ -227,7 +230,7 @@ func (t *Tunnel) dialAddr(ctx context.Context, d destination, addr netip.Addr) (
 		}
 		return t.cfg.direct()(ctx, d.network(), d.join(addr))
 	case split.Tunnel:
-		return t.stack.DialContext(ctx, d.network(), d.join(addr))
+		return t.dialStack(ctx, d.network(), d.join(addr))
 	}
 	_, rule := t.explain(host, addr)
 	return nil, fmt.Errorf("%w: %s: %s", ErrNoRoute, addr, rule)
@@ -236,6 +239,9 @@ func (t *Tunnel) dialAddr(ctx context.Context, d destination, addr netip.Addr) (
 // Listen listens for TCP connections from the private network, as net.Listen does. An empty host is every inner address,
 // and port 0 is any free port.
 func (t *Tunnel) Listen(network, address string) (net.Listener, error) {
+	if t.stack == nil {
+		return nil, &OpError{Op: "listen", Server: t.server, Path: address, Err: ErrNoStack}
+	}
 	l, err := t.stack.Listen(network, address)
 	if err != nil {
 		return nil, &OpError{Op: "listen", Server: t.server, Path: address, Err: err}
@@ -246,6 +252,9 @@ func (t *Tunnel) Listen(network, address string) (net.Listener, error) {
 // ListenPacket listens for datagrams from the private network, as net.ListenPacket does, on udp, udp4 or udp6, or for ICMP
 // echo messages on ping4 or ping6.
 func (t *Tunnel) ListenPacket(network, address string) (net.PacketConn, error) {
+	if t.stack == nil {
+		return nil, &OpError{Op: "listen", Server: t.server, Path: address, Err: ErrNoStack}
+	}
 	c, err := t.stack.ListenPacket(network, address)
 	if err != nil {
 		return nil, &OpError{Op: "listen", Server: t.server, Path: address, Err: err}
@@ -263,6 +272,9 @@ func (t *Tunnel) Ping(ctx context.Context, host string) (time.Duration, error) {
 }
 
 func (t *Tunnel) ping(ctx context.Context, host string) (time.Duration, error) {
+	if t.stack == nil {
+		return 0, ErrNoStack
+	}
 	d, err := t.destination(ctx, "ping", host)
 	if err != nil {
 		return 0, err
@@ -321,6 +333,9 @@ func (t *Tunnel) Explain(ctx context.Context, host string) (Explanation, error) 
 	e := Explanation{Host: host}
 	fail := func(err error) (Explanation, error) {
 		return e, &OpError{Op: "explain", Server: t.server, Path: host, Err: err}
+	}
+	if t.stack == nil {
+		return fail(ErrNoStack) // the routes of the machine decide, which this does not know
 	}
 	d, err := t.destination(ctx, "tcp", net.JoinHostPort(host, "443"))
 	if err != nil {

@@ -1,6 +1,7 @@
 package vpn
 
 import (
+	"context"
 	"net"
 	"net/netip"
 
@@ -10,6 +11,7 @@ import (
 
 // Resolver returns a resolver that asks as the tunnel does: the DNS servers of the gateway through the tunnel for the names that
 // its split-DNS rules give them, or for all names if there are no such rules, and the machine's own resolver for the others.
+// Without a stack, because of Config.Device, names that are to be asked for through the tunnel fail with ErrNoStack.
 func (t *Tunnel) Resolver() *net.Resolver { return t.resolver.NetResolver() }
 
 // startResolver sets up who is asked for which name.
@@ -33,7 +35,7 @@ func (t *Tunnel) splitDNS(lease *transport.Lease) (*dns.Mux, error) {
 		}
 		return dns.NewMux(machine, nil)
 	}
-	inside := &dns.Client{Dial: t.stack.DialContext}
+	inside := &dns.Client{Dial: t.dialStack}
 	for _, a := range lease.DNS {
 		inside.Servers = append(inside.Servers, netip.AddrPortFrom(a, 53))
 	}
@@ -65,6 +67,14 @@ func (t *Tunnel) whoResolves(name string) string {
 		return "tunnel"
 	}
 	return "machine"
+}
+
+// dialStack connects from the stack, if there is one.
+func (t *Tunnel) dialStack(ctx context.Context, network, address string) (net.Conn, error) {
+	if t.stack == nil {
+		return nil, ErrNoStack
+	}
+	return t.stack.DialContext(ctx, network, address)
 }
 
 func isClient(x dns.Exchanger) bool { _, ok := x.(*dns.Client); return ok }

@@ -2,7 +2,6 @@ package vpn
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -33,7 +32,9 @@ type Tunnel struct {
 	cfg     *Config
 	logger  *slog.Logger
 	session transport.Session
-	stack   *stack.Stack
+	stack   *stack.Stack // nil if the configuration has a Device
+	device  packet.Conn  // the link of the stack, or the configuration's Device
+	mtu     int          // what the Device was told last; guarded by status when the tunnel is live
 
 	router   split.Router
 	names    dns.Exchanger
@@ -88,22 +89,19 @@ func (t *Tunnel) dial(ctx context.Context, server string) error {
 	return nil
 }
 
-// start puts a stack and its pumps on a session.
+// start puts a stack or a device and its pumps on a session.
 func (t *Tunnel) start(session transport.Session) error {
 	t.session = session
 	lease := session.Lease()
-	var err error
-	if t.router = t.cfg.Split; t.router == nil {
-		if t.router, err = split.New(splitConfig(lease)); err != nil {
-			return fmt.Errorf("split rules of the gateway: %w: %w", transport.ErrProtocol, err)
-		}
+	open := t.openStack
+	if t.cfg.Device != nil {
+		open = t.openDevice
 	}
-	t.stack, err = stack.New(stack.Config{Addresses: lease.Addresses, MTU: session.MTU(), Logger: t.logger})
-	if err != nil {
+	if err := open(lease); err != nil {
 		return err
 	}
 	if err := t.startResolver(lease); err != nil {
-		t.stack.Close()
+		t.closeDevice()
 		return err
 	}
 
@@ -129,11 +127,10 @@ func (t *Tunnel) start(session transport.Session) error {
 		t.pathsChanged(s)
 	}
 
-	link := t.stack.Link()
-	size := max(lease.MTU, session.MTU())
+	size := max(lease.MTU, session.MTU(), t.device.MTU())
 	ended := make(chan error, 3)
-	t.running.Go(func() { ended <- packet.Copy(session, link, size, batchSize, t.gates[0], &t.sent) })
-	t.running.Go(func() { ended <- packet.Copy(link, session, size, batchSize, t.gates[1], &t.received) })
+	t.running.Go(func() { ended <- packet.Copy(session, t.device, size, batchSize, t.gates[0], &t.sent) })
+	t.running.Go(func() { ended <- packet.Copy(t.device, session, size, batchSize, t.gates[1], &t.received) })
 	t.running.Go(func() { <-session.Done(); ended <- session.Err() })
 	go func() {
 		err := <-ended
@@ -153,7 +150,7 @@ func (t *Tunnel) end(err error) {
 	t.closing.Do(func() {
 		t.live.Store(false)
 		t.session.Close()
-		t.stack.Close()
+		t.closeDevice()
 		t.running.Wait()
 		if stop := t.capture.Load(); stop != nil {
 			stop.close()
@@ -207,7 +204,7 @@ func (t *Tunnel) pathsChanged(session *anyconnect.Session) {
 			}
 		}
 		s.MTU = state.MTU
-		t.stack.SetMTU(state.MTU)
+		t.setMTU(state.MTU)
 	})
 }
 
@@ -265,10 +262,14 @@ func (t *Tunnel) Close() error {
 const drainInterval = 20 * time.Millisecond
 
 // Shutdown waits until no TCP connection through the tunnel is open any more, or ctx ends, and then closes the tunnel. New
-// connections are refused meanwhile. It returns the error of ctx if connections were cut.
+// connections are refused meanwhile. It returns the error of ctx if connections were cut. With a Config.Device it is Close,
+// since the connections are those of others.
 func (t *Tunnel) Shutdown(ctx context.Context) error {
 	t.draining.Store(true)
 	defer t.Close()
+	if t.stack == nil {
+		return nil
+	}
 	tick := time.NewTicker(drainInterval)
 	defer tick.Stop()
 	for t.stack.Stats().TCPOpen > 0 {

@@ -2,8 +2,11 @@
 //
 // A [Batch] of [Buf]s stays whole from a device or a network stack to the system call that sends it, and back. The
 // ownership rule is that of io.Reader: the caller owns the Batch before, during and after a call, and an
-// implementation retains neither a Buf nor a slice of one past it. There are no pools, no reference counts and no
-// channels of packets.
+// implementation retains neither a Buf nor a slice of one past it. There are no reference counts and no channels of packets.
+//
+// [Copy] is the pump between a [Reader] and a [Writer]. A Reader may spare it work: a [Forwarder] delivers by itself, from the
+// goroutine that has received the packets, and a [Waiter] says when there is something to read, so that who waits need
+// not own a Batch.
 package packet
 
 import "errors"
@@ -126,30 +129,3 @@ type Conn interface {
 // A Filter drops packets from a Batch in place and returns those that may go on, in order, as a prefix of b.
 // It may exchange Bufs within b, so that none is lost.
 type Filter interface{ Filter(b Batch) Batch }
-
-// Copy carries packets from src to dst until one of them fails, through the filters in their order. It owns batch Bufs of
-// size bytes each. It returns the error that ended it, which is never nil; a packet that dst reports as
-// [ErrTooBig] is dropped and does not end it.
-func Copy(dst Writer, src Reader, size, batch int, filters ...Filter) error {
-	bufs := NewBatch(batch, size)
-	for {
-		n, err := src.ReadBatch(bufs)
-		if err != nil {
-			return err
-		}
-		out := bufs[:n]
-		for _, f := range filters {
-			out = f.Filter(out)
-		}
-		for len(out) > 0 {
-			n, err := dst.WriteBatch(out)
-			if err == nil {
-				break
-			}
-			if !errors.Is(err, ErrTooBig) {
-				return err
-			}
-			out = out[n+1:]
-		}
-	}
-}

@@ -100,9 +100,9 @@ func (c *Cutter) Fill(b packet.Batch) (n int, ok bool) {
 		}
 		mem = mem[:c.header+size]
 		copy(mem, c.hdr[:c.header])
-		sum := copySum(mem[c.header:], c.rest[:size])
+		copy(mem[c.header:], c.rest[:size])
 		c.rest = c.rest[size:]
-		c.finish(mem, sum)
+		c.finish(mem)
 		b[n].SetLen(len(mem))
 		n++
 		if len(c.rest) == 0 {
@@ -112,8 +112,8 @@ func (c *Cutter) Fill(b packet.Batch) (n int, ok bool) {
 	return n, true
 }
 
-// finish makes the headers of p those of a packet of its own. Sum is that over its payload.
-func (c *Cutter) finish(p []byte, sum uint64) {
+// finish makes the headers of p those of a packet of its own.
+func (c *Cutter) finish(p []byte) {
 	if c.v6 {
 		binary.BigEndian.PutUint16(p[4:], uint16(len(p)-headerLen6))
 	} else {
@@ -141,10 +141,9 @@ func (c *Cutter) finish(p []byte, sum uint64) {
 	}
 	c.first = false
 	h[at], h[at+1] = 0, 0
-	// All transport headers have an even length, so the sums over the parts add up.
-	sum = add(sum, c.pair)
-	sum = add(sum, uint64(length&0xff)<<8|uint64(length>>8))
-	check := ^fold(sum64(h, sum))
+	// The payload is in the cache of the processor now.
+	sum := add(c.pair, uint64(length&0xff)<<8|uint64(length>>8))
+	check := ^fold(sum64(p[c.ipHeader:], sum))
 	if check == 0 && c.udp {
 		check = 0xffff // zero would mean none (RFC 768)
 	}

@@ -16,9 +16,10 @@ func Sum(b []byte, initial uint16) uint16 {
 
 // sum64 adds the little-endian words of b to acc.
 func sum64(b []byte, acc uint64) uint64 {
+	// Adding the last carry cannot overflow again: a sum that has carried is less than all ones.
 	var c uint64
-	for len(b) >= 64 {
-		w := (*[64]byte)(b)
+	for len(b) >= 128 {
+		w := (*[128]byte)(b)
 		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(w[0:]), 0)
 		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(w[8:]), c)
 		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(w[16:]), c)
@@ -27,21 +28,50 @@ func sum64(b []byte, acc uint64) uint64 {
 		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(w[40:]), c)
 		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(w[48:]), c)
 		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(w[56:]), c)
-		acc += c // cannot overflow again: a sum that has carried is less than all ones
-		b = b[64:]
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(w[64:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(w[72:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(w[80:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(w[88:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(w[96:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(w[104:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(w[112:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(w[120:]), c)
+		acc += c
+		b = b[128:]
+	}
+	for len(b) >= 32 {
+		w := (*[32]byte)(b)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(w[0:]), 0)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(w[8:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(w[16:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(w[24:]), c)
+		acc += c
+		b = b[32:]
 	}
 	for len(b) >= 8 {
 		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(b), 0)
 		acc += c
 		b = b[8:]
 	}
-	if len(b) > 0 {
-		var last [8]byte
-		copy(last[:], b)
-		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(last[:]), 0)
-		acc += c
+	if len(b) == 0 {
+		return acc
 	}
-	return acc
+	// What is left, less than 8 bytes, makes one more word. Its parts stay where they belong in it, or move by an even number of
+	// bytes, which the sum does not notice.
+	var w uint64
+	if len(b) >= 4 {
+		w = uint64(binary.LittleEndian.Uint32(b)) << 32
+		b = b[4:]
+	}
+	if len(b) >= 2 {
+		w |= uint64(binary.LittleEndian.Uint16(b)) << 16
+		b = b[2:]
+	}
+	if len(b) > 0 {
+		w |= uint64(b[0])
+	}
+	acc, c = bits.Add64(acc, w, 0)
+	return acc + c
 }
 
 // fold returns the sum of the 16-bit words of acc in network byte order.
@@ -70,38 +100,4 @@ func PseudoSum(pair []byte, protocol byte, n int) uint16 {
 func add(a, b uint64) uint64 {
 	s, c := bits.Add64(a, b, 0)
 	return s + c
-}
-
-// copySum copies src to dst, which must be as long, and returns the sum over it. Reading memory once for both is
-// cheaper than twice.
-func copySum(dst, src []byte) (acc uint64) {
-	dst = dst[:len(src)]
-	var c uint64
-	for len(src) >= 64 && len(dst) >= 64 {
-		s, d := (*[64]byte)(src), (*[64]byte)(dst)
-		w0, w1 := binary.LittleEndian.Uint64(s[0:]), binary.LittleEndian.Uint64(s[8:])
-		w2, w3 := binary.LittleEndian.Uint64(s[16:]), binary.LittleEndian.Uint64(s[24:])
-		w4, w5 := binary.LittleEndian.Uint64(s[32:]), binary.LittleEndian.Uint64(s[40:])
-		w6, w7 := binary.LittleEndian.Uint64(s[48:]), binary.LittleEndian.Uint64(s[56:])
-		binary.LittleEndian.PutUint64(d[0:], w0)
-		binary.LittleEndian.PutUint64(d[8:], w1)
-		binary.LittleEndian.PutUint64(d[16:], w2)
-		binary.LittleEndian.PutUint64(d[24:], w3)
-		binary.LittleEndian.PutUint64(d[32:], w4)
-		binary.LittleEndian.PutUint64(d[40:], w5)
-		binary.LittleEndian.PutUint64(d[48:], w6)
-		binary.LittleEndian.PutUint64(d[56:], w7)
-		acc, c = bits.Add64(acc, w0, 0)
-		acc, c = bits.Add64(acc, w1, c)
-		acc, c = bits.Add64(acc, w2, c)
-		acc, c = bits.Add64(acc, w3, c)
-		acc, c = bits.Add64(acc, w4, c)
-		acc, c = bits.Add64(acc, w5, c)
-		acc, c = bits.Add64(acc, w6, c)
-		acc, c = bits.Add64(acc, w7, c)
-		acc += c
-		src, dst = src[64:], dst[64:]
-	}
-	copy(dst, src)
-	return sum64(src, acc)
 }
