@@ -60,6 +60,7 @@ type Conn struct {
 	rx     *protection
 	win    window
 	rest   []byte       // of the datagram being read
+	held   []byte       // a packet that Wait came across; part of a datagram
 	early  packet.Batch // packets that came before the first ReadBatch
 	earlyN int
 	big    []byte // for what does not fit a Buf
@@ -231,7 +232,7 @@ func (c *Conn) Close() error {
 		c.beat.Close()
 		c.in.close()
 		c.readMu.Lock()
-		c.rest = nil
+		c.rest, c.held = nil, nil
 		c.in.release()
 		c.readMu.Unlock()
 		c.work.Wait()

@@ -126,6 +126,9 @@ func (c *Conn) settle(ctx context.Context, early [][]byte) error {
 			if c.dead.Load() { // which may have been what interrupted
 				return fmt.Errorf("DTLS channel: %w", c.Err())
 			}
+			if c.earlyN == 0 {
+				c.early = nil
+			}
 			return nil
 		}
 		if !isTimeout(err) {

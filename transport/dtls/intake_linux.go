@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"runtime"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 	"unsafe"
@@ -11,16 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An intake receives many datagrams in one system call.
+// An intake receives many datagrams in one system call. It has memory only from when there is something to receive until all of
+// that is read.
 type intake struct {
-	sock    *udpSocket
-	size    int // bytes for one message
-	mem     []byte
-	msgs    []mmsghdr
-	iovs    []unix.Iovec
-	names   []unix.RawSockaddrInet6
-	control [][controlSpace]byte
-	named   bool
+	sock  *udpSocket
+	land  *landing
+	lands *sync.Pool // of *landing that suit this intake
+	named bool
 
 	got, at int // messages received, and the next one to look at
 	rest    []byte
@@ -31,6 +29,56 @@ type intake struct {
 	errno syscall.Errno
 	last  time.Time // when wait was called last
 	fn    func(fd uintptr) bool
+}
+
+// A landing is memory for the messages of one system call.
+type landing struct {
+	size    int // bytes for one message
+	mem     []byte
+	msgs    []mmsghdr
+	iovs    []unix.Iovec
+	names   []unix.RawSockaddrInet6
+	control [][controlSpace]byte
+}
+
+const (
+	// A message with segments is as large as a datagram can be.
+	segmentedMessages, segmentedSize = 16, 1 << 16
+)
+
+// The memory for receiving is shared by all sockets of the process, since most of them are idle at any moment. One pool is for
+// messages with segments, and one for those without.
+var segmentedLandings, plainLandings = sync.Pool{New: func() any { return newLanding(segmentedMessages, segmentedSize) }},
+	sync.Pool{New: func() any { return newLanding(burstRecords, maxPlain) }}
+
+func newLanding(n, size int) *landing {
+	l := &landing{
+		size: size, mem: make([]byte, n*size), msgs: make([]mmsghdr, n), iovs: make([]unix.Iovec, n),
+		names: make([]unix.RawSockaddrInet6, n), control: make([][controlSpace]byte, n),
+	}
+	for i := range l.msgs {
+		l.iovs[i].Base = &l.mem[i*size]
+		l.iovs[i].SetLen(size)
+		h := &l.msgs[i].hdr
+		h.Iov = &l.iovs[i]
+		h.SetIovlen(1)
+	}
+	return l
+}
+
+// prepare undoes what the last system call has written.
+func (l *landing) prepare(named bool) {
+	for i := range l.msgs {
+		h := &l.msgs[i].hdr
+		h.Name, h.Namelen = nil, 0
+		if named {
+			h.Name = (*byte)(unsafe.Pointer(&l.names[i]))
+			h.Namelen = unix.SizeofSockaddrInet6
+		}
+		h.Control = &l.control[i][0]
+		h.SetControllen(controlSpace)
+		h.Flags = 0
+	}
 }
 
 // Moderation of the wake-ups under load, as network cards have it. A peer that sends one datagram at a time would have the reader,
@@ -50,7 +98,7 @@ func (r *intake) moderate() {
 	if r.got > 0 && r.got < busyFew && now.Sub(r.last) < busyGap {
 		size := 0
 		for i := range r.got {
-			size += int(r.msgs[i].len)
+			size += int(r.land.msgs[i].len)
 		}
 		if size >= r.got*busySize {
 			nap := unix.NsecToTimespec(int64(busyNap))
@@ -61,60 +109,50 @@ func (r *intake) moderate() {
 	r.last = now
 }
 
-// newIntake makes an intake for datagrams of up to size bytes. named says that the sender of each is wanted.
-func newIntake(s *udpSocket, size int, named bool) *intake {
-	n := burstRecords
+// newIntake makes an intake. named says that the sender of each datagram is wanted.
+func newIntake(s *udpSocket, _ int, named bool) *intake {
+	r := &intake{sock: s, lands: &plainLandings, named: named}
 	if s.gro {
-		n, size = 16, 1<<16 // a message holds many datagrams
+		r.lands = &segmentedLandings
 	}
-	r := &intake{
-		sock: s, size: size, mem: make([]byte, n*size), msgs: make([]mmsghdr, n), iovs: make([]unix.Iovec, n),
-		names: make([]unix.RawSockaddrInet6, n), control: make([][controlSpace]byte, n), named: named,
+	r.fn = r.receive
+	return r
+}
+
+// receive is what the poller of package net calls until it returns true.
+func (r *intake) receive(fd uintptr) bool {
+	if r.land == nil {
+		r.land = r.lands.Get().(*landing)
 	}
-	for i := range r.msgs {
-		r.iovs[i].Base = &r.mem[i*size]
-		r.iovs[i].SetLen(size)
-		r.msgs[i].hdr.Iov = &r.iovs[i]
-		r.msgs[i].hdr.SetIovlen(1)
-	}
-	r.fn = func(fd uintptr) bool {
-		for yielded := false; ; {
-			n, _, e := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.msgs[0])), uintptr(len(r.msgs)), unix.MSG_DONTWAIT, 0, 0)
-			if e == unix.EINTR {
-				continue
+	r.land.prepare(r.named)
+	msgs := r.land.msgs
+	for yielded := false; ; {
+		n, _, e := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)
+		switch {
+		case e == unix.EINTR:
+		case e == unix.EAGAIN && !yielded:
+			// The goroutines that wait for what came before go first. Under load more has come when they are done, which saves
+			// going to sleep and being woken for every few datagrams.
+			yielded = true
+			runtime.Gosched()
+		case e == unix.EAGAIN:
+			r.release()
+			return false
+		default:
+			if r.got, r.errno = int(n), e; e != 0 {
+				r.got = 0
 			}
-			if e == unix.EAGAIN && !yielded {
-				// The goroutines that wait for what came before go first. Under load more has come when they are done, which saves
-				// going to sleep and being woken for every few datagrams.
-				yielded = true
-				runtime.Gosched()
-				continue
-			}
-			if e == unix.EAGAIN {
-				return false
-			}
-			r.got, r.errno = int(n), e
 			return true
 		}
 	}
-	return r
 }
 
 // wait blocks until datagrams have come.
 func (r *intake) wait() error {
 	r.moderate()
 	r.at, r.got, r.rest = 0, 0, nil
-	for i := range r.msgs {
-		h := &r.msgs[i].hdr
-		if r.named {
-			h.Name = (*byte)(unsafe.Pointer(&r.names[i]))
-			h.Namelen = unix.SizeofSockaddrInet6
-		}
-		h.Control = &r.control[i][0]
-		h.SetControllen(controlSpace)
-		h.Flags = 0
-	}
 	if err := r.sock.raw.Read(r.fn); err != nil {
+		r.release()
 		return err
 	}
 	switch r.errno {
@@ -123,38 +161,44 @@ func (r *intake) wait() error {
 	case unix.ECONNREFUSED:
 		return errRefused
 	}
-	r.got = 0
 	return r.errno
 }
 
-// next returns the next datagram; from and local of it are in the intake.
+// release gives the memory back. What next has returned is not valid any more.
+func (r *intake) release() {
+	if r.land != nil {
+		r.at, r.got, r.rest = 0, 0, nil
+		r.lands.Put(r.land)
+		r.land = nil
+	}
+}
+
+// next returns the next datagram; from and local of it are in the intake. Of one that was too large nothing is left.
 func (r *intake) next() []byte {
-	for {
-		if len(r.rest) > 0 {
-			n := min(r.segment, len(r.rest))
-			d := r.rest[:n:n]
-			r.rest = r.rest[n:]
-			return d
-		}
+	if len(r.rest) == 0 {
 		if r.at >= r.got {
 			return nil
 		}
 		r.message()
 	}
+	n := min(r.segment, len(r.rest))
+	d := r.rest[:n:n]
+	r.rest = r.rest[n:]
+	return d
 }
 
 // message looks at the next message.
 func (r *intake) message() {
 	i := r.at
 	r.at++
-	m := &r.msgs[i]
-	if m.hdr.Flags&unix.MSG_TRUNC != 0 || m.len == 0 {
-		return
+	m := &r.land.msgs[i]
+	if m.hdr.Flags&unix.MSG_TRUNC != 0 {
+		m.len = 0
 	}
-	r.rest = r.mem[i*r.size:][:m.len]
+	r.rest = r.land.mem[i*r.land.size:][:min(int(m.len), r.land.size)]
 	r.segment = len(r.rest)
 	r.local = netip.Addr{}
-	c := r.control[i][:min(int(m.hdr.Controllen), controlSpace)]
+	c := r.land.control[i][:min(int(m.hdr.Controllen), controlSpace)]
 	for len(c) >= unix.SizeofCmsghdr {
 		h := (*unix.Cmsghdr)(unsafe.Pointer(&c[0]))
 		if int(h.Len) < unix.SizeofCmsghdr || int(h.Len) > len(c) {
@@ -180,7 +224,7 @@ func (r *intake) message() {
 	if !r.named {
 		return
 	}
-	sa := &r.names[i]
+	sa := &r.land.names[i]
 	switch sa.Family {
 	case unix.AF_INET:
 		sa4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(sa))
@@ -192,6 +236,6 @@ func (r *intake) message() {
 		}
 		r.from = netip.AddrPortFrom(a, networkOrder(sa.Port))
 	default:
-		r.rest = nil
+		r.from, r.rest = netip.AddrPort{}, r.rest[:0]
 	}
 }

@@ -34,6 +34,30 @@ func (c *Conn) takeEarly(b packet.Batch) int {
 	return n
 }
 
+// Wait implements packet.Waiter. It deals with what is no packet on its way.
+func (c *Conn) Wait() error {
+	c.readMu.Lock()
+	defer c.readMu.Unlock()
+	for {
+		if c.earlyN > 0 || c.held != nil {
+			return nil
+		}
+		r, ok := c.record()
+		if !ok {
+			if err := c.receive(); err != nil {
+				return err
+			}
+			continue
+		}
+		if c.admits(r) {
+			// The record becomes the packet where it lies, which is valid until the next datagram is looked at.
+			if payload := c.open(r, r.raw[recordHeader+c.rx.explicit:][:0]); len(payload) > 0 {
+				c.held = payload
+			}
+		}
+	}
+}
+
 // read fills b as ReadBatch does. It needs readMu.
 func (c *Conn) read(b packet.Batch) (int, error) {
 	if len(b) == 0 {
@@ -42,17 +66,19 @@ func (c *Conn) read(b packet.Batch) (int, error) {
 	for {
 		n := 0
 		var bytes uint64
-		for n < len(b) {
-			if len(c.rest) == 0 {
-				if c.rest = c.in.next(); c.rest == nil {
-					break
-				}
+		if c.held != nil {
+			if b[0].Set(c.held) {
+				bytes += uint64(b[0].Len())
+				n++
+			} else {
+				c.stats.oversize.Add(1)
 			}
-			r, rest, ok := parseRecord(c.rest)
-			c.rest = rest
+			c.held = nil
+		}
+		for n < len(b) {
+			r, ok := c.record()
 			if !ok {
-				c.stats.malformed.Add(1)
-				continue
+				break
 			}
 			if c.accept(r, &b[n]) {
 				bytes += uint64(b[n].Len())
@@ -65,28 +91,76 @@ func (c *Conn) read(b packet.Batch) (int, error) {
 			c.beat.Received(true)
 			return n, nil
 		}
-		if c.dead.Load() {
-			return 0, c.Err()
-		}
-		switch err := c.in.wait(); {
-		case err == nil:
-		case c.dead.Load():
-			return 0, c.Err()
-		case err == errRefused:
-			// Anybody who guesses the ports can have this said. The peer itself shall tell.
-			c.beat.Check()
-		case isTimeout(err):
-			return 0, err
-		default:
-			err = fmt.Errorf("receiving DTLS: %w", err)
-			c.fail(err)
+		if err := c.receive(); err != nil {
 			return 0, err
 		}
 	}
 }
 
+// record returns the next record that is there already. It reports false if there is none.
+func (c *Conn) record() (record, bool) {
+	for {
+		if len(c.rest) == 0 {
+			if c.rest = c.in.next(); c.rest == nil {
+				return record{}, false
+			}
+		}
+		r, rest, ok := parseRecord(c.rest)
+		c.rest = rest
+		if ok {
+			return r, true
+		}
+		c.stats.malformed.Add(1)
+	}
+}
+
+// receive waits until there may be another record. An error says that there will be none, at least for now.
+func (c *Conn) receive() error {
+	if c.dead.Load() {
+		return c.Err()
+	}
+	switch err := c.in.wait(); {
+	case err == nil:
+	case c.dead.Load():
+		return c.Err()
+	case err == errRefused:
+		// Anybody who guesses the ports can have this said. The peer itself shall tell.
+		c.beat.Check()
+	case isTimeout(err):
+		return err
+	default:
+		err = fmt.Errorf("receiving DTLS: %w", err)
+		c.fail(err)
+		return err
+	}
+	return nil
+}
+
 // accept opens a record and does what it asks for. It reports whether it has put a packet into buf.
 func (c *Conn) accept(r record, buf *packet.Buf) bool {
+	if !c.admits(r) {
+		return false
+	}
+	n := c.rx.plainLen(r)
+	if n-1 <= buf.Size() {
+		payload := c.open(r, buf.SpaceWithHeadroom(1)[:0])
+		if len(payload) == 0 {
+			return false
+		}
+		buf.SetLen(len(payload))
+		return true
+	}
+	if cap(c.big) < n {
+		c.big = make([]byte, 0, maxPlain+1)
+	}
+	if len(c.open(r, c.big[:0])) > 0 {
+		c.stats.oversize.Add(1)
+	}
+	return false
+}
+
+// admits reports whether a record is worth opening.
+func (c *Conn) admits(r record) bool {
 	if r.typ != typeData && r.typ != typeAlert {
 		if r.typ == typeHandshake || r.typ == typeChangeCipherSpec {
 			c.repeatFinal()
@@ -102,22 +176,18 @@ func (c *Conn) accept(r record, buf *packet.Buf) bool {
 		c.stats.replayed.Add(1)
 		return false
 	}
-	fits := n-1 <= buf.Size()
-	var dst []byte
-	if fits {
-		dst = buf.SpaceWithHeadroom(1)[:0]
-	} else {
-		if cap(c.big) < n {
-			c.big = make([]byte, 0, maxPlain+1)
-		}
-		dst = c.big[:0]
-	}
+	return true
+}
+
+// open opens a record that is admitted into dst, which has room for it or is where its body lies. It returns the packet in it, or does
+// what the record asks for otherwise and returns nothing.
+func (c *Conn) open(r record, dst []byte) []byte {
 	plain, ok := c.rx.open(dst, r)
 	if !ok {
 		if c.stats.forged.Add(1) > maxForged {
 			c.fail(ErrRekey)
 		}
-		return false
+		return nil
 	}
 	c.win.mark(r.sequence)
 	if r.sequence >= c.limit && !c.dead.Load() {
@@ -126,23 +196,15 @@ func (c *Conn) accept(r record, buf *packet.Buf) bool {
 	c.final = nil
 	if r.typ == typeAlert {
 		c.alerted(plain)
-		return false
+		return nil
 	}
 	t, payload := wire.Type(plain[0]), plain[1:]
-	if t == wire.Data {
-		switch {
-		case len(payload) == 0:
-			c.beat.Received(false)
-		case !fits:
-			c.stats.oversize.Add(1)
-		default:
-			buf.SetLen(len(payload))
-			return true
-		}
-		return false
+	if t == wire.Data && len(payload) > 0 {
+		return payload
 	}
 	c.beat.Received(false)
 	switch t {
+	case wire.Data: // without a packet
 	case wire.DPDRequest:
 		// A request may be padded to find out which size arrives, so all of it goes back. If that is too large for this
 		// direction, one byte says that the request itself has arrived.
@@ -161,7 +223,7 @@ func (c *Conn) accept(r record, buf *packet.Buf) bool {
 	default:
 		c.stats.unknown.Add(1)
 	}
-	return false
+	return nil
 }
 
 func (c *Conn) alerted(p []byte) {

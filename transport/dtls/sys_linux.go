@@ -145,8 +145,6 @@ func (c connectedUDP) resume() { c.sock.conn.SetReadDeadline(time.Time{}) }
 
 func (c connectedUDP) close() error { return retire(c.sock.conn, c.linger) }
 
-func (c connectedUDP) release() {}
-
 // channelOver returns the fastest way to send and receive over conn.
 func channelOver(conn net.Conn, burst, size int, linger time.Duration) (channel, error) {
 	udp, ok := conn.(*net.UDPConn)
