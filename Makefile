@@ -1,4 +1,4 @@
-.PHONY: build test race lint cross fuzz bench
+.PHONY: build test race lint cross fuzz bench benchstat
 
 PACKAGES = ./... ./cmd/culvert/...
 export CGO_ENABLED = 0
@@ -21,5 +21,8 @@ cross: ## compile for the other systems
 fuzz: ## every fuzz target for a few seconds
 	./.ci/fuzz $(PACKAGES)
 
-bench: ## the ladder of benchmarks
-	go test -run '^$$' -bench . -benchmem ./bench
+bench: ## the ladder of benchmarks, as a table in bin/LADDER.md; BENCH, COUNT and BENCHTIME are explained in bench/doc.go
+	BENCH='$(BENCH)' COUNT='$(COUNT)' BENCHTIME='$(BENCHTIME)' ./bench/run
+
+benchstat: ## what differs from the commit OLD: make benchstat OLD=HEAD~1
+	BENCH='$(BENCH)' COUNT='$(COUNT)' BENCHTIME='$(BENCHTIME)' PACKAGE='$(PACKAGE)' ./bench/compare '$(OLD)' '$(NEW)'

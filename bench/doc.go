@@ -2,7 +2,7 @@
 // between two rungs is what the layer costs.
 //
 //	0       packet.Copy between two packet.Pipes, without TCP
-//	1       TCP from stack to stack, with a pump each way between them
+//	1       TCP and UDP from stack to stack, with a pump each way between them
 //	2-tls   and CSTP over TLS on the loopback interface between the pumps
 //	2-dtls  or DTLS
 //	3-tls   and failover and the gates at the client's end
@@ -10,8 +10,56 @@
 //	4-tls   vpn.Dial to package gateway: everything
 //	4-dtls
 //
-// All of it is in the tests: go test -run '^$' -bench . ./bench. Both ends run in the one process and share its
-// processors, so that a rung shows about half of what one end alone can do. MB/s counts what the application receives (on rung
-// 0, the packets), packets/s the packets that the sender's stack emits, and allocs/packet divides everything that is
-// allocated meanwhile, at both ends, by these.
+// # Running it
+//
+// The command
+//
+//	make bench
+//
+// measures every rung COUNT times, one round after the other, each row for BENCHTIME in a round, keeps what the benchmarks print in
+// bin/bench.txt, and prints the medians as a table in Markdown, which is bin/LADDER.md too. That is about ten minutes. BENCH is a
+// regular expression of the rows, where fewer will do:
+//
+//	make bench BENCH="rung=[24]-dtls/load=tcp" COUNT=9 BENCHTIME=1s
+//
+// The program ./bench/table prints the table of any such output, also of several files.
+//
+//	make benchstat OLD=HEAD~5
+//
+// compares what is in the directory with the commit OLD: both are compiled, then run in turns, so that what else goes on in the
+// machine disturbs them alike, and benchstat tells which differences are more than noise. NEW names another commit to be compared, BENCH, COUNT and
+// BENCHTIME are as above, and PACKAGE compares the benchmarks of another package, such as ./transport/dtls.
+//
+// # Reading it
+//
+// There are two loads. Over tcp, connections are full all the time, so that nearly all packets that go the measured way are
+// as large as the MTU. In udp64, IP packets are of 64 bytes with all headers, and each flow has so many under way at a time
+// as fill every batch and overrun no queue. Both go up, from the client, and down, over IPv4 and IPv6, in 1 flow and in 16.
+// Rung 0 has packets of either size; it knows no direction, family or flow.
+//
+//	MB/s        what the application receives, in 10^6 bytes (on rung 0, the packets)
+//	pkts/s      packets that arrive in the measured direction; acknowledgements of TCP, which go the other way, are not among them
+//	ns/pkt      time for each of these packets
+//	cpu-ns/pkt  time that processors work for each, in the process and for it in the kernel
+//	allocs/pkt  what is allocated meanwhile
+//	loss-%      packets that were sent and did not arrive. Over TCP those that are under way at the end count as lost, less those
+//	            at the beginning, so that a small number there means nothing
+//
+// Both ends run in the one process, with the programs that send and receive, and share its processors: a rung shows about half of what one
+// end alone can do, and its processor time is that of both. On a machine that does other things too, ns/pkt and MB/s
+// say how much was left over; cpu-ns/pkt varies much less, and is what to compare.
+//
+// # The parts by themselves
+//
+// The pieces of the path have benchmarks in their own packages, and tests that they allocate nothing for a packet:
+//
+//	carrying                packet: BenchmarkPipe; TestCopyAllocs, TestBufAllocs
+//	DTLS seal and send      transport/dtls: BenchmarkSeal, BenchmarkWrite; TestWriteAllocs
+//	DTLS receive and open   transport/dtls: BenchmarkOpen, BenchmarkExchange; TestAcceptAllocs, TestSocketAllocs
+//	CSTP write and read     transport/cstp: BenchmarkFrames, and with TLS BenchmarkTunnel; TestAllocs
+//	failover                transport/failover: BenchmarkThrough; TestNoAllocation
+//	gate                    policy: BenchmarkGate; TestGateDoesNotAllocate
+//	split lookup            split: BenchmarkRoute; TestRouteAllocs
+//	stack, out and in       stack: BenchmarkLink, BenchmarkTCP, and over bad routes BenchmarkPath; TestLinkAllocs
+//	gateway                 gateway: TestRoutingDoesNotAllocate
 package bench

@@ -102,7 +102,7 @@ func BenchmarkLadder(b *testing.B) {
 							b.Run(fmt.Sprintf("load=%s/way=%s/ip=%s/flows=%d", kind.name, way, family, flows), func(b *testing.B) {
 								l := kind.start(b, n, n.addrs[i], flows, way == "up")
 								defer l.stop()
-								l.await(b, int64(8+flows)*kind.unit) // until the windows have grown
+								l.await(b, kind.warm)
 								measure(b, l, kind.unit)
 							})
 						}

@@ -23,12 +23,13 @@ type tally struct{ packets, bytes, lost int64 }
 var loads = []struct {
 	name  string
 	unit  int64 // of one iteration, in what await counts
+	warm  int64 // before anything is measured: until the windows have grown
 	start func(tb testing.TB, n *network, server netip.Addr, flows int, up bool) load
 }{
-	{"tcp", 1 << 20, func(tb testing.TB, n *network, server netip.Addr, flows int, up bool) load {
+	{"tcp", 1 << 20, 16 << 20, func(tb testing.TB, n *network, server netip.Addr, flows int, up bool) load {
 		return n.stream(tb, server, flows, up)
 	}},
-	{"udp64", 2048, func(tb testing.TB, n *network, server netip.Addr, flows int, up bool) load {
+	{"udp64", 2048, 8192, func(tb testing.TB, n *network, server netip.Addr, flows int, up bool) load {
 		return n.datagrams(tb, server, flows, small, up)
 	}},
 }
