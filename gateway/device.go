@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"culvert.example/vpn/packet"
 )
@@ -22,6 +23,8 @@ type device struct {
 
 	// mu is held during a write: a packet.Conn takes one writer at a time, and each client is read by a goroutine of its own.
 	mu sync.Mutex
+
+	refused atomic.Bool // the device has just taken nothing
 
 	answers chan packet.Buf // ICMP errors on their way into the device
 	closing sync.Once
@@ -70,11 +73,23 @@ func (d *device) read() {
 	}
 }
 
-// fits reports whether the packet may go to the client of s as it is. If not, its sender is told how large it may be.
+// maxFragments is how many fragments a packet may become.
+const maxFragments = 64
+
+// fits reports whether the packet may go to the client of s as it is. If not, it goes in fragments, or its sender is told how large it
+// may be.
 func (d *device) fits(s *session, p []byte) bool {
 	t := s.paths.tls.Load()
 	if t == nil || len(p) <= t.mtu {
 		return true // without a tunnel it is lost anyway, and counted there
+	}
+	if h, ok := parseHeader(p); ok && !h.whole {
+		loan := packet.Borrow(maxFragments, d.srv.bufSize())
+		defer loan.Return()
+		if f := cut(loan.Batch, p, &h, t.mtu); f != nil {
+			s.send(f)
+			return false
+		}
 	}
 	s.dropped.Add(1)
 	if e := d.srv.complain(s, p, tooBig, t.mtu); e != nil {
@@ -101,16 +116,23 @@ func (d *device) answer() {
 	}
 }
 
-// write hands packets to the device. One that it does not take is lost, and those behind it are not.
+// write hands packets to the device. What it does not take is lost, as on any interface that is down.
 func (d *device) write(b packet.Batch) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for len(b) > 0 {
 		n, err := d.conn.WriteBatch(b)
-		if err == nil || errors.Is(err, net.ErrClosed) {
+		if err == nil {
+			d.refused.Store(false)
 			return
 		}
-		b = b[min(n+1, len(b)):]
+		if !errors.Is(err, packet.ErrTooBig) {
+			if !errors.Is(err, net.ErrClosed) && !d.refused.Swap(true) {
+				d.srv.log.Warn("the device takes no packets", "err", err)
+			}
+			return
+		}
+		b = b[n+1:]
 	}
 }
 

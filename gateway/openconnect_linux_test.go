@@ -27,6 +27,8 @@ import (
 	"time"
 
 	"culvert.example/vpn/internal/netns"
+	"culvert.example/vpn/packet"
+	"culvert.example/vpn/stack/tun"
 )
 
 // script configures the TUN device as the gateway says, as vpnc-script does, but touches nothing else.
@@ -84,6 +86,11 @@ func needs(t *testing.T, programs ...string) {
 
 func newOpenconnectLab(t *testing.T, change func(*Config)) *openconnectLab {
 	t.Helper()
+	return startOpenconnectLab(t, false, change)
+}
+
+func startOpenconnectLab(t *testing.T, withDevice bool, change func(*Config)) *openconnectLab {
+	t.Helper()
 	needs(t, "openconnect", "iperf3", "ping", "curl")
 	net0 := netns.New(t)
 	l := &openconnectLab{t: t, client: net0.Host("client"), gateway: net0.Host("gateway"), dir: t.TempDir()}
@@ -111,6 +118,9 @@ func newOpenconnectLab(t *testing.T, change func(*Config)) *openconnectLab {
 	if change != nil {
 		change(&cfg)
 	}
+	if withDevice {
+		cfg.Device = l.device()
+	}
 	if l.Server, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +142,11 @@ func newOpenconnectLab(t *testing.T, change func(*Config)) *openconnectLab {
 			t.Error(err)
 		}
 	})
-	page, err := l.Listen("tcp", ":80")
+	listen := l.Listen
+	if cfg.Device != nil {
+		listen = l.gateway.Listen
+	}
+	page, err := listen("tcp", ":80")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,6 +154,21 @@ func newOpenconnectLab(t *testing.T, change func(*Config)) *openconnectLab {
 	go web.Serve(page)
 	t.Cleanup(func() { web.Close() })
 	return l
+}
+
+// device opens a TUN device on the host of the gateway, with the gateway's inner addresses.
+func (l *openconnectLab) device() packet.Conn {
+	l.t.Helper()
+	var dev *tun.Device
+	var err error
+	l.gateway.Do(func() { dev, err = tun.Open(tun.Config{Name: "clients", MTU: 1500}) })
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.gateway.IP("addr", "add", "10.20.0.1/24", "dev", "clients")
+	l.gateway.IP("addr", "add", "fd20::1/64", "dev", "clients", "nodad")
+	l.gateway.IP("link", "set", "clients", "up")
+	return dev
 }
 
 // An openconnect is the client while it runs.
@@ -299,6 +328,27 @@ func TestOpenconnect(t *testing.T) {
 			defer s.mu.Unlock()
 			if !s.goodbye {
 				t.Error("the gateway did not take it for a goodbye")
+			}
+		})
+	}
+}
+
+// The kernel takes the place of the gateway's stack. Its device has a larger MTU than the tunnel, so that senders have to be told.
+func TestOpenconnectDevice(t *testing.T) {
+	for _, args := range [][]string{nil, {"--no-dtls"}} {
+		t.Run(strings.Join(args, " "), func(t *testing.T) {
+			l := startOpenconnectLab(t, true, nil)
+			l.gateway.Start("iperf3", "-s")
+			path := "dtls"
+			if args != nil {
+				path = "tls"
+			}
+			o := l.connect("alicepass", "https://10.98.0.1:4443", append(args, "--user", "alice")...)
+			s := o.up(path)
+			l.traffic(t, false)
+			// The gateway's host reaches the client, also with what is too large for the tunnel.
+			for _, a := range s.Addresses {
+				l.gateway.Run("ping", "-c", "2", "-i", "0.2", "-W", "3", "-s", "1440", "-M", "dont", a.String())
 			}
 		})
 	}
