@@ -151,15 +151,12 @@ func newConn(l *Link, s *socket, r io.Reader, w io.Writer, cfg Config) *Conn {
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
-	if s.buf == nil {
-		s.buf = make([]byte, readAhead)
-	}
-	c.out.kick = make(chan struct{}, 1)
+	s.readAhead()
 	return c
 }
 
 func (c *Conn) start(beat liveness.Config) {
-	c.beat = heartbeat.Start(beat, heartbeat.Actions{
+	c.beat = heartbeat.New(beat, heartbeat.Actions{
 		Probe:     c.Probe,
 		Keepalive: func() error { return c.post(func(o *control) { o.keepalive = true }) },
 		Rekey: func() {
@@ -171,8 +168,7 @@ func (c *Conn) start(beat liveness.Config) {
 		},
 		Dead: c.fail,
 	})
-	// What the Beat has posted meanwhile waits for this.
-	c.wg.Go(c.sendControl)
+	c.beat.Start()
 }
 
 // MTU implements packet.Conn. It does not change.
@@ -291,8 +287,34 @@ func (c *Conn) Close() error {
 	if c.beat != nil {
 		_ = c.beat.Close()
 	}
+	c.out.close()
 	c.wg.Wait()
 	return nil
+}
+
+// Wait implements packet.Waiter. It deals with frames that are no packets on its way.
+func (c *Conn) Wait() error {
+	for {
+		if err := c.Err(); err != nil {
+			return err
+		}
+		t, err := c.in.peek(c.r, c.sock)
+		if err != nil {
+			return c.failed("receive", err)
+		}
+		if t == wire.Data || t == wire.Compressed && c.codec != nil {
+			return nil
+		}
+		var none packet.Buf
+		t, payload, err := c.in.next(c.r, c.sock, &none, true)
+		if err != nil {
+			return c.failed("receive", err)
+		}
+		if err := c.control(t, payload); err != nil {
+			c.fail(err)
+			return c.Err()
+		}
+	}
 }
 
 // ReadBatch implements packet.Reader. It deals with frames that are no packets on its way.
@@ -428,7 +450,7 @@ func (c *Conn) WriteBatch(b packet.Batch) (n int, err error) {
 		bytes += size
 		n++
 	}
-	if e := c.sock.release(); failure == nil {
+	if e := c.sock.flush(); failure == nil {
 		failure = e
 	}
 	if failure != nil {

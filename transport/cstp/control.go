@@ -10,11 +10,13 @@ import (
 // the other.
 const maxAnswers = 4
 
+// maxSpare is the largest memory of an answer that is kept for another, in bytes.
+const maxSpare = 4096
+
 // A control is the frames without data that wait to be sent. Whoever wants one sent never waits.
 type control struct {
-	kick chan struct{} // holds one token while there may be something
-
 	mu               sync.Mutex
+	sending, closed  bool // a goroutine sends, none may begin any more
 	probe, keepalive bool
 	answers          [][]byte // payloads, the oldest first
 	spare            [][]byte // memory for more
@@ -44,72 +46,84 @@ func (c *Conn) post(change func(*control)) error {
 	if err := c.Err(); err != nil {
 		return err
 	}
-	c.out.mu.Lock()
-	change(&c.out)
-	c.out.mu.Unlock()
-	select {
-	case c.out.kick <- struct{}{}:
-	default:
+	o := &c.out
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	change(o)
+	if !o.sending && !o.closed {
+		o.sending = true
+		c.wg.Go(c.sendControl)
 	}
 	return nil
 }
 
-// sendControl sends what is posted until the Conn ends.
+// close keeps post from starting goroutines.
+func (o *control) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed = true
+}
+
+// sendControl sends what is posted until there is nothing more.
 func (c *Conn) sendControl() {
+	o := &c.out
 	var answers [][]byte
-	var frame []byte
 	for {
-		select {
-		case <-c.done:
-			return
-		case <-c.out.kick:
-		}
 		c.wmu.Lock()
 		// Only now, so that what was posted while a batch was written is seen as it is at the end.
-		o := &c.out
-		o.mu.Lock()
-		probe, keepalive := o.probe, o.keepalive
-		o.probe, o.keepalive = false, false
-		answers, o.answers = o.answers, answers[:0]
-		o.mu.Unlock()
-
-		c.sock.hold()
-		var failure error
-		send := func(t wire.Type, payload []byte) {
-			if failure != nil || c.Err() != nil {
-				return
-			}
-			frame = append(frame[:0], make([]byte, wire.HeaderLen)...)
-			wire.PutHeader(frame, t, len(payload))
-			frame = append(frame, payload...)
-			_, failure = c.w.Write(frame)
-		}
-		for _, a := range answers {
-			send(wire.DPDResponse, a)
-		}
-		if probe {
-			c.stats.probes.Add(1)
-			send(wire.DPDRequest, nil)
-		}
-		if keepalive {
-			send(wire.Keepalive, nil)
-		}
-		if err := c.sock.release(); failure == nil {
-			failure = err
-		}
-		c.wmu.Unlock()
-
-		if failure != nil {
-			_ = c.failed("send", failure)
-			return
-		}
-		c.beat.Sent(false)
 		o.mu.Lock()
 		for _, a := range answers {
-			if len(o.spare) < maxAnswers && cap(a) <= 4096 {
+			if len(o.spare) < maxAnswers && cap(a) <= maxSpare {
 				o.spare = append(o.spare, a)
 			}
 		}
+		probe, keepalive := o.probe, o.keepalive
+		o.probe, o.keepalive = false, false
+		answers, o.answers = o.answers, nil
+		o.sending = (probe || keepalive || len(answers) > 0) && c.Err() == nil
+		again := o.sending
 		o.mu.Unlock()
+		var err error
+		if again {
+			err = c.writeControl(probe, keepalive, answers)
+		}
+		c.wmu.Unlock()
+		if !again {
+			return
+		}
+		if err != nil {
+			_ = c.failed("send", err)
+			continue
+		}
+		c.beat.Sent(false)
 	}
+}
+
+// writeControl writes frames without data, in one piece. It needs wmu.
+func (c *Conn) writeControl(probe, keepalive bool, answers [][]byte) (err error) {
+	c.sock.hold()
+	var frame []byte
+	send := func(t wire.Type, payload []byte) {
+		if err != nil || c.Err() != nil {
+			return
+		}
+		frame = append(frame[:0], make([]byte, wire.HeaderLen)...)
+		wire.PutHeader(frame, t, len(payload))
+		frame = append(frame, payload...)
+		_, err = c.w.Write(frame)
+	}
+	for _, a := range answers {
+		send(wire.DPDResponse, a)
+	}
+	if probe {
+		c.stats.probes.Add(1)
+		send(wire.DPDRequest, nil)
+	}
+	if keepalive {
+		send(wire.Keepalive, nil)
+	}
+	if e := c.sock.flush(); err == nil {
+		err = e
+	}
+	return err
 }

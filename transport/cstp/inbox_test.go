@@ -110,41 +110,53 @@ func FuzzFrames(f *testing.F) {
 	f.Add([]byte(frame(wire.Data, "")+frame(wire.DPDRequest, "x")+frame(wire.Data, "123456789")+"STX"), uint16(0), false)
 	f.Add([]byte(frame(wire.Compressed, "\x20\xe0\x5c\x00")+frame(wire.Disconnect, "\xb0bye")), uint16(1), true)
 	f.Add([]byte(frame(200, "")+frame(wire.Terminate, "")), uint16(3), true)
+	f.Add([]byte(frame(wire.Compressed, "")), uint16(16), true)
 	f.Fuzz(func(t *testing.T, stream []byte, step uint16, compressed bool) {
 		const size = 64
 		cfg := quiet
 		if compressed {
 			cfg.Compression = wire.LZS
 		}
-		c := bare(&canned{data: stream, step: int(step), once: true}, cfg)
-		defer c.Close()
 		want, wantErr := slowly(stream, size, compressed)
-		b := packet.NewBatch(3, size)
-		var got [][]byte
-		for {
-			n, err := c.ReadBatch(b)
-			for i := range b[:n] {
-				got = append(got, bytes.Clone(b[i].Bytes()))
+		for _, wait := range []bool{false, true} {
+			c := bare(&canned{data: stream, step: int(step), once: true}, cfg)
+			got, err := all(t, c, size, wait)
+			if !errors.Is(err, wantErr) {
+				t.Errorf("%v, want %v", err, wantErr)
 			}
-			if err != nil {
-				if !errors.Is(err, wantErr) {
-					t.Errorf("%v, want %v", err, wantErr)
+			if len(got) != len(want) {
+				t.Fatalf("%d packets, want %d", len(got), len(want))
+			}
+			for i := range got {
+				if !bytes.Equal(got[i], want[i]) {
+					t.Errorf("packet %d: %q, want %q", i, got[i], want[i])
 				}
-				break
 			}
-			if n == 0 {
-				t.Fatal("nothing, and no error")
-			}
-		}
-		if len(got) != len(want) {
-			t.Fatalf("%d packets, want %d", len(got), len(want))
-		}
-		for i := range got {
-			if !bytes.Equal(got[i], want[i]) {
-				t.Errorf("packet %d: %q, want %q", i, got[i], want[i])
-			}
+			c.Close()
 		}
 	})
+}
+
+// all reads everything, and returns it with the error at the end.
+func all(t *testing.T, c *Conn, size int, wait bool) (got [][]byte, err error) {
+	b := packet.NewBatch(3, size)
+	for {
+		if wait {
+			if err := c.Wait(); err != nil {
+				return got, err
+			}
+		}
+		n, err := c.ReadBatch(b)
+		for i := range b[:n] {
+			got = append(got, bytes.Clone(b[i].Bytes()))
+		}
+		if err != nil {
+			return got, err
+		}
+		if n == 0 {
+			t.Fatal("nothing, and no error")
+		}
+	}
 }
 
 // slowly is what ReadBatch should make of a stream.

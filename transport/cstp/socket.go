@@ -8,9 +8,6 @@ import (
 )
 
 const (
-	// readAhead is how much a socket takes from the network at once, in bytes: some dozens of packets.
-	readAhead = 64 << 10
-
 	// maxHeld is how much a socket holds back at most before it writes, in bytes.
 	maxHeld = 256 << 10
 
@@ -28,9 +25,11 @@ type socket struct {
 
 	// What was read ahead is buf[r:w]. Only the goroutine that reads touches these. While nowait is set, Read gives
 	// errWait instead of waiting for the network.
-	buf    []byte
+	ahead  bool // reads ahead
+	buf    *chunk
 	r, w   int
 	nowait bool
+	puller puller
 
 	// mu is held during a write to the network, so that what others write in between comes behind what is held.
 	mu      sync.Mutex
@@ -60,20 +59,41 @@ func (s *socket) Read(p []byte) (int, error) {
 	if s.nowait {
 		return 0, errWait
 	}
-	if s.buf == nil {
+	if !s.ahead {
 		n, err := s.Conn.Read(p)
 		if s.incoming {
 			s.hello.see(p[:n])
 		}
 		return n, err
 	}
-	n, err := s.Conn.Read(s.buf)
+	n, err := s.pull()
 	s.r, s.w = 0, n
 	if n == 0 {
 		return 0, err
 	}
 	s.r = copy(p, s.buf[:n])
 	return s.r, nil
+}
+
+// readAhead makes Read take what the network has, some dozens of packets, and not only what it is asked for.
+func (s *socket) readAhead() {
+	s.ahead = true
+	s.puller.init(s)
+}
+
+// borrow has memory for what is read.
+func (s *socket) borrow() {
+	if s.buf == nil {
+		s.buf = chunks.Get().(*chunk)
+	}
+}
+
+// release gives that memory back. Nothing is in it.
+func (s *socket) release() {
+	if s.buf != nil {
+		chunks.Put(s.buf)
+		s.buf = nil
+	}
 }
 
 // Write implements net.Conn.
@@ -87,7 +107,7 @@ func (s *socket) Write(p []byte) (int, error) {
 		return s.Conn.Write(p)
 	}
 	if len(s.held)+len(p) > maxHeld {
-		if err := s.flush(); err != nil {
+		if err := s.writeHeld(); err != nil {
 			return 0, err
 		}
 	}
@@ -95,22 +115,22 @@ func (s *socket) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// hold makes Write gather until release.
+// hold makes Write gather until flush.
 func (s *socket) hold() {
 	s.mu.Lock()
 	s.holding = true
 	s.mu.Unlock()
 }
 
-// release writes all that is held.
-func (s *socket) release() error {
+// flush writes all that is held.
+func (s *socket) flush() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.holding = false
-	return s.flush()
+	return s.writeHeld()
 }
 
-func (s *socket) flush() error {
+func (s *socket) writeHeld() error {
 	if len(s.held) == 0 {
 		return nil
 	}
