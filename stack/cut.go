@@ -4,11 +4,11 @@ import (
 	"encoding/binary"
 
 	"gvisor.dev/gvisor/pkg/buffer"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"culvert.example/vpn/packet"
+	"culvert.example/vpn/packet/offload"
 )
 
 // A cutter divides one large TCP segment into the packets that may travel. It works while the packets are copied into
@@ -69,7 +69,7 @@ func (c *cutter) start(p *stack.PacketBuffer, mtu int) {
 	if c.v6 {
 		pair = c.hdr[8:40]
 	}
-	c.pair = checksum.Checksum(pair, protoTCP)
+	c.pair = offload.Sum(pair, protoTCP)
 	c.mss = segmentSize(p, mtu)
 	c.left = p.Data().Size()
 	c.seq = binary.BigEndian.Uint32(tcp[4:])
@@ -146,7 +146,7 @@ func (c *cutter) finish(p []byte, size int) {
 			binary.BigEndian.PutUint16(p[4:], c.id)
 		}
 		p[10], p[11] = 0, 0
-		binary.BigEndian.PutUint16(p[10:], ^checksum.Checksum(p[:c.ipLen], 0))
+		binary.BigEndian.PutUint16(p[10:], ^offload.Sum(p[:c.ipLen], 0))
 	}
 	tcp := p[c.ipLen:]
 	binary.BigEndian.PutUint32(tcp[4:], c.seq)
@@ -162,7 +162,7 @@ func (c *cutter) finish(p []byte, size int) {
 // sumTCP writes the checksum of the segment tcp. pair is the sum over the addresses and the protocol number.
 func sumTCP(tcp []byte, pair uint16) {
 	tcp[16], tcp[17] = 0, 0
-	sum := checksum.Checksum(tcp, checksum.Combine(pair, uint16(len(tcp))))
+	sum := offload.Sum(tcp, offload.Combine(pair, uint16(len(tcp))))
 	binary.BigEndian.PutUint16(tcp[16:], ^sum)
 }
 
@@ -189,7 +189,7 @@ func flatten(p *stack.PacketBuffer, b *packet.Buf) bool {
 		if mem[0]>>4 == 6 {
 			pair = mem[8:40]
 		}
-		sumTCP(mem[ip:], checksum.Checksum(pair, protoTCP))
+		sumTCP(mem[ip:], offload.Sum(pair, protoTCP))
 	}
 	return true
 }

@@ -5,8 +5,9 @@ import (
 	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"culvert.example/vpn/packet/offload"
 )
 
 const (
@@ -40,27 +41,17 @@ func (ip *ipInfo) network() tcpip.NetworkProtocolNumber {
 
 // parseIP looks at p. It reports false if p cannot be an IP packet.
 func parseIP(p []byte) (ip ipInfo, ok bool) {
-	if len(p) < headerLen4 {
-		return ip, false
-	}
-	switch p[0] >> 4 {
-	case 4:
-		ip.header = int(p[0]&15) * 4
-		ip.total = int(binary.BigEndian.Uint16(p[2:]))
-		ip.protocol = p[9]
-		ip.fragment = binary.BigEndian.Uint16(p[6:])&0x3fff != 0
-		return ip, ip.header >= headerLen4 && ip.header <= ip.total && ip.total <= len(p)
-	case 6:
-		if len(p) < headerLen6 {
-			return ip, false
-		}
-		ip.v6 = true
-		ip.header = headerLen6
-		ip.total = headerLen6 + int(binary.BigEndian.Uint16(p[4:]))
-		ip.protocol = p[6]
-		return ip, ip.total <= len(p)
-	}
-	return ip, false
+	o, ok := offload.Parse(p)
+	return infoOf(o), ok
+}
+
+func infoOf(o offload.IP) ipInfo {
+	return ipInfo{v6: o.V6, protocol: o.Protocol, header: o.Header, total: o.Total, fragment: o.Fragment}
+}
+
+// outside returns the same in the words of package offload.
+func (ip *ipInfo) outside() offload.IP {
+	return offload.IP{V6: ip.v6, Protocol: ip.protocol, Header: ip.header, Total: ip.total, Fragment: ip.fragment}
 }
 
 // addresses returns the source and the destination of p, which parseIP has accepted.
@@ -71,16 +62,11 @@ func (ip *ipInfo) addresses(p []byte) (src, dst netip.Addr) {
 	return netip.AddrFrom4([4]byte(p[12:16])), netip.AddrFrom4([4]byte(p[16:20]))
 }
 
-// martian reports whether p is from or to a loopback address, which never travels (RFC 1122 section 3.2.1.3, RFC 4291
-// section 2.5.3).
+// martian reports whether p is from or to a loopback address.
 func (ip *ipInfo) martian(p []byte) bool {
-	if !ip.v6 {
-		return p[12] == 127 || p[16] == 127
-	}
-	return loopback6([16]byte(p[8:24])) || loopback6([16]byte(p[24:40]))
+	o := ip.outside()
+	return o.Martian(p)
 }
-
-func loopback6(a [16]byte) bool { return a == [16]byte{15: 1} }
 
 // pairBytes returns the addresses of p, one behind the other as they stand in the header.
 func (ip *ipInfo) pairBytes(p []byte) []byte {
@@ -90,25 +76,19 @@ func (ip *ipInfo) pairBytes(p []byte) []byte {
 	return p[12:20]
 }
 
-// pseudoSum returns the sum over the pseudo header of a payload of n bytes (RFC 9293 section 3.1, RFC 8200 section 8.1).
-func pseudoSum(pair []byte, protocol byte, n int) uint16 {
-	sum := checksum.Checksum(pair, uint16(protocol))
-	return checksum.Combine(sum, uint16(n))
-}
+// pseudoSum returns the sum over the pseudo header of a payload of n bytes.
+func pseudoSum(pair []byte, protocol byte, n int) uint16 { return offload.PseudoSum(pair, protocol, n) }
 
 // headerSumValid reports whether the IPv4 header checksum of p is right; IPv6 has none.
 func (ip *ipInfo) headerSumValid(p []byte) bool {
-	return ip.v6 || checksum.Checksum(p[:ip.header], 0) == 0xffff
+	o := ip.outside()
+	return o.HeaderSumValid(p)
 }
 
 // transportSumValid reports whether the checksum of the TCP segment or ICMP message in p is right.
 func (ip *ipInfo) transportSumValid(p []byte) bool {
-	payload := p[ip.header:ip.total]
-	var sum uint16
-	if ip.protocol != protoICMP4 {
-		sum = pseudoSum(ip.pairBytes(p), ip.protocol, len(payload))
-	}
-	return checksum.Checksum(payload, sum) == 0xffff
+	o := ip.outside()
+	return o.TransportSumValid(p)
 }
 
 // putHeader writes an IP header without options for a payload of n bytes into the front of b, and returns its length.
@@ -123,7 +103,7 @@ func putHeader(b []byte, src, dst netip.Addr, protocol byte, n int) int {
 		s, d := src.As4(), dst.As4()
 		copy(b[12:], s[:])
 		copy(b[16:], d[:])
-		binary.BigEndian.PutUint16(b[10:], ^checksum.Checksum(b[:headerLen4], 0))
+		binary.BigEndian.PutUint16(b[10:], ^offload.Sum(b[:headerLen4], 0))
 		return headerLen4
 	}
 	clear(b[:headerLen6])

@@ -114,7 +114,7 @@ func (l *link) WriteBatch(b packet.Batch) (int, error) {
 	if l.closed.Load() {
 		return 0, net.ErrClosed
 	}
-	l.merge.reset(len(b))
+	l.merge.Reset(len(b))
 	now := time.Now()
 	var size int
 	for i := range b {
@@ -128,20 +128,21 @@ func (l *link) WriteBatch(b packet.Batch) (int, error) {
 		switch ip.protocol {
 		case protoTCP:
 			l.acks.correct(p, &ip, now)
-			l.merge.addTCP(b, i, &ip)
+			l.merge.add(b, i, &ip)
 		case protoICMP4, protoICMP6:
 			if !l.s.interceptICMP(p, &ip) {
-				l.merge.addOther(i, &ip)
+				l.merge.add(b, i, &ip)
 			}
 		default:
-			l.merge.addOther(i, &ip)
+			l.merge.add(b, i, &ip)
 		}
 	}
 	l.s.stats.inPackets.Add(uint64(len(b)))
 	l.s.stats.inBytes.Add(uint64(size))
-	l.s.stats.inMerged.Add(uint64(l.merge.merged))
-	for i := range l.merge.groups {
-		l.inject(l.merge.build(b, &l.merge.groups[i]))
+	l.s.stats.inMerged.Add(uint64(l.merge.Joined()))
+	groups := l.merge.Groups()
+	for i := range groups {
+		l.inject(l.merge.build(b, &groups[i]))
 	}
 	return len(b), nil
 }

@@ -44,24 +44,19 @@ func rawTCP(src, dst netip.AddrPort, seq uint32, flags byte, options, payload []
 func coalesce(tb testing.TB, packets ...[]byte) (out [][]byte) {
 	b := packet.NewBatch(len(packets), packet.MaxSize)
 	var c coalescer
-	c.reset(len(packets))
+	c.Reset(len(packets))
 	for i, p := range packets {
 		if !b[i].Set(p) {
 			tb.Fatal("packet does not fit")
 		}
 		ip, ok := parseIP(p)
-		if !ok {
-			c.chain[i] = -1
-			continue
-		}
-		if ip.protocol == protoTCP {
-			c.addTCP(b, i, &ip)
-		} else {
-			c.addOther(i, &ip)
+		if ok {
+			c.add(b, i, &ip)
 		}
 	}
-	for i := range c.groups {
-		pkt := c.build(b, &c.groups[i])
+	groups := c.Groups()
+	for i := range groups {
+		pkt := c.build(b, &groups[i])
 		v := pkt.ToView()
 		out = append(out, bytes.Clone(v.AsSlice()))
 		v.Release()
@@ -410,12 +405,12 @@ func TestAllocations(t *testing.T) {
 		t.Errorf("%v allocations for each packet", perPacket)
 	}
 	var c coalescer
-	c.reset(len(batch))
+	c.Reset(len(batch))
 	if n := testing.AllocsPerRun(100, func() {
-		c.reset(len(batch))
+		c.Reset(len(batch))
 		for i := range batch {
 			ip, _ := parseIP(batch[i].Bytes())
-			c.addTCP(batch, i, &ip)
+			c.add(batch, i, &ip)
 		}
 	}); n != 0 {
 		t.Errorf("the coalescer allocates %v times for each batch", n)

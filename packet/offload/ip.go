@@ -55,6 +55,14 @@ func Parse(p []byte) (ip IP, ok bool) {
 	return ip, false
 }
 
+// Total returns the length of p, which Parse has accepted, as its header says.
+func Total(p []byte) int {
+	if p[0]>>4 == 6 {
+		return headerLen6 + int(binary.BigEndian.Uint16(p[4:]))
+	}
+	return int(binary.BigEndian.Uint16(p[2:]))
+}
+
 // The methods of IP take the packet that it was parsed from.
 
 // Pair returns the addresses of p, one behind the other as they stand in the header.
