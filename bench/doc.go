@@ -9,6 +9,8 @@
 //	3-dtls
 //	4-tls   vpn.Dial to package gateway: everything
 //	4-dtls
+//	5-tun-tls   with TUN devices in the place of the stacks, and the kernel's TCP and UDP in a namespace behind each;
+//	5-tun-dtls  these need root, and Linux
 //
 // # Running it
 //

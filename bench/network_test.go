@@ -175,13 +175,7 @@ func tunnel(tb testing.TB, path string) *network {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { tun.Close() })
-	for tun.Status().Path != path {
-		select {
-		case <-ctx.Done():
-			tb.Fatalf("the tunnel does not use %s: %+v", path, tun.Status())
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
+	awaitPath(ctx, tb, tun, path)
 	return &network{
 		dial: tun.DialContext, listen: gw.Listen, listenPacket: gw.ListenPacket,
 		addrs: []netip.Addr{gw.Web.Addr(), gw.Web6.Addr()},
@@ -192,5 +186,17 @@ func tunnel(tb testing.TB, path string) *network {
 			s := gw.Sessions()[0]
 			return counts{s.Sent.Packets + s.Dropped, tun.Status().Counters.ReceivedPackets}
 		},
+	}
+}
+
+// awaitPath waits until the data of a tunnel takes the given path.
+func awaitPath(ctx context.Context, tb testing.TB, tun *vpn.Tunnel, path string) {
+	tb.Helper()
+	for tun.Status().Path != path {
+		select {
+		case <-ctx.Done():
+			tb.Fatalf("the tunnel does not use %s: %+v", path, tun.Status())
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
 }
