@@ -21,6 +21,8 @@ type live struct {
 
 	unannounced atomic.Bool // Config.Announce has to be written before anything else
 
+	delivery delivery
+
 	closing atomic.Bool
 	closed  chan struct{} // closed when conn.Close has returned
 }
@@ -42,7 +44,7 @@ type view struct {
 }
 
 // A Conn is one lasting connection over several paths: see the package comment. Its methods may be called from any goroutine, but for
-// ReadBatch, which only one may call at a time. Its owner closes it.
+// ReadBatch and Forward, which only one may call at a time. Its owner closes it.
 type Conn struct {
 	cfg    Config
 	cancel context.CancelFunc // ends run
@@ -60,6 +62,7 @@ type Conn struct {
 	announce packet.Batch // the one packet of Config.Announce, or empty
 
 	read     reads
+	sink     atomic.Pointer[sink] // where packets go instead of to ReadBatch; nil unless Forward runs
 	tooBig   replies
 	mtu      atomic.Int64 // of the active path, when last looked at
 	oversize atomic.Uint64
@@ -68,7 +71,10 @@ type Conn struct {
 	notify notifier
 }
 
-var _ packet.Conn = (*Conn)(nil)
+var (
+	_ packet.Conn      = (*Conn)(nil)
+	_ packet.Forwarder = (*Conn)(nil)
+)
 
 // New returns a Conn that opens its paths now. It panics if there are none. Reads and writes wait until the first path is open, and so
 // does [Conn.WaitReady].
@@ -99,7 +105,8 @@ func New(cfg Config) *Conn {
 	for i := range d.paths {
 		// At most one try is under way for each path, so that run never waits for the goroutine of a path.
 		d.paths[i].open = make(chan attempt, 1)
-		c.wg.Go(func() { c.serve(i, d.paths[i].open) })
+		c.wg.Add(1)
+		c.start(i, d.paths[i].open)
 	}
 	c.wg.Go(func() { d.run(ctx) })
 	return c
@@ -207,7 +214,12 @@ func (d *driver) release(path int) {
 		return
 	}
 	d.paths[path].live = nil
-	d.wg.Go(l.close)
+	d.wg.Go(func() {
+		l.close()
+		if l.delivery.close() {
+			d.start(path, d.paths[path].open)
+		}
+	})
 }
 
 // activate sends data to a path, or to none if it is -1.
@@ -241,16 +253,27 @@ func (d *driver) end() {
 	}
 }
 
-// serve is the goroutine of a path: it opens it, reads from it and closes it, over and over.
-func (c *Conn) serve(path int, open <-chan attempt) {
+// start starts the goroutine of a path, which wg counts already: the place of one that is held up passes to the next.
+func (c *Conn) start(path int, open <-chan attempt) {
+	go func() {
+		if c.serve(path, open) {
+			c.wg.Done()
+		}
+	}()
+}
+
+// serve is the goroutine of a path: it opens it, reads from it and closes it, over and over. It reports false if another one has taken
+// its place meanwhile.
+func (c *Conn) serve(path int, open <-chan attempt) bool {
 	var r reader
 	r.init()
+	defer r.release()
 	for {
 		var a attempt
 		select {
 		case a = <-open:
 		case <-c.done:
-			return
+			return true
 		}
 		conn, err := c.cfg.Paths[path].Open(a.ctx)
 		if err == nil && conn == nil {
@@ -262,20 +285,23 @@ func (c *Conn) serve(path int, open <-chan attempt) {
 		a.cancel()
 		if err != nil {
 			if !c.tell(c.failure(path, a.try, err)) {
-				return
+				return true
 			}
 			continue
 		}
 		l := &live{conn: conn, path: path, try: a.try, closed: make(chan struct{})}
 		if !c.tell(event{kind: evOpened, path: path, try: a.try, live: l}) {
 			l.close()
-			return
+			return true
 		}
-		err = c.pump(&r, l)
+		if err = c.pump(&r, l); err == errReplaced {
+			return false
+		}
+		r.release()
 		ended := !c.tell(c.failure(path, a.try, err))
 		l.close()
 		if ended {
-			return
+			return true
 		}
 	}
 }
@@ -353,8 +379,8 @@ func (c *Conn) ended() error {
 	return fmt.Errorf("%w: %w", net.ErrClosed, c.err)
 }
 
-// Close ends the Conn, closes all paths, and returns when all its goroutines have ended. A call of Config.OnChange may still be under
-// way then. It may be called more than once, and its error is nil.
+// Close ends the Conn, closes all paths, and returns when all its goroutines have ended, but for those that Forward waits for because
+// its dst blocks. A call of Config.OnChange may still be under way then. It may be called more than once, and its error is nil.
 func (c *Conn) Close() error {
 	c.cancel()
 	c.wg.Wait()

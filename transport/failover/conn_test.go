@@ -898,5 +898,11 @@ func BenchmarkThrough(b *testing.B) {
 	}
 	b.Run("write", func(b *testing.B) { c, far := twoPipes(b); run(b, c, far) })
 	b.Run("read", func(b *testing.B) { c, far := twoPipes(b); run(b, far, c) })
+	b.Run("forward", func(b *testing.B) {
+		c, far := twoPipes(b)
+		near, in := packet.Pipe(1500, 256)
+		go c.Forward(near)
+		run(b, far, in)
+	})
 	b.Run("bare", func(b *testing.B) { near, far := packet.Pipe(1500, 256); run(b, near, far) })
 }

@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync/atomic"
@@ -17,8 +18,8 @@ const (
 	maxSwap = 16 << 10
 )
 
-// reads is the reading half of a Conn. Each path has a goroutine that reads a batch, puts its reader into full, and waits until
-// ReadBatch has taken all of it. A whole batch changes hands at once, by exchanging the memory of its Bufs for that of the
+// reads is the reading half of a Conn. Each path has a goroutine that reads a batch and delivers it itself while Forward runs.
+// Otherwise it puts its reader into full, and waits until ReadBatch has taken all of it. A whole batch changes hands at once, by exchanging the memory of its Bufs for that of the
 // caller's, which the path's goroutine fills next while the caller deals with the packets.
 type reads struct {
 	full chan *reader // each reader is in it at most once, so that putting it there never waits
@@ -31,11 +32,14 @@ func (r *reads) init(paths, size int) {
 	r.size.Store(int64(size))
 }
 
-// A reader is a batch that travels between the goroutine of a path and ReadBatch.
+// A reader is a batch that travels between the goroutine of a path and ReadBatch. While Forward runs the memory is borrowed
+// instead, so that idle paths, which wait without, share it.
 type reader struct {
 	batch packet.Batch
-	size  int // of each Buf at least
-	next  int // the first packet that nobody has taken
+	size  int          // of each Buf at least
+	loan  *packet.Loan // where batch comes from; nil: it is the reader's own
+	busy  bool         // the last batch was full, and there may be more
+	next  int          // the first packet that nobody has taken
 	end   int
 	given bool          // it is with ReadBatch; belongs to the goroutine of the path
 	taken chan struct{} // gets one element when ReadBatch has taken all packets
@@ -43,9 +47,42 @@ type reader struct {
 
 func (r *reader) init() { r.taken = make(chan struct{}, 1) }
 
+// release lets go of the memory, unless it is with ReadBatch.
+func (r *reader) release() {
+	if r.given {
+		return
+	}
+	if r.loan != nil {
+		r.loan.Return()
+	}
+	r.loan, r.batch, r.size = nil, nil, 0
+}
+
+// prepare makes or borrows memory for packets of up to size bytes.
+func (r *reader) prepare(size int, borrow bool) {
+	if r.loan != nil && !borrow {
+		r.release()
+	}
+	if r.size >= size && (borrow || r.size == size) {
+		return
+	}
+	r.release()
+	if borrow {
+		r.loan = packet.Borrow(readBatch, size)
+		r.batch = r.loan.Batch
+	} else {
+		r.batch = packet.NewBatch(readBatch, size)
+	}
+	r.size = r.batch[0].Size()
+}
+
+// errReplaced ends the goroutine of a path that another one does the work of.
+var errReplaced = errors.New("path has another goroutine")
+
 // pump reads from l until it fails or is closed or the Conn ends, and returns the error of l. It may leave r with ReadBatch: if
 // nobody reads, because nobody can write, the path must come back all the same.
 func (c *Conn) pump(r *reader, l *live) error {
+	waiter, _ := l.conn.(packet.Waiter)
 	for {
 		if r.given {
 			select {
@@ -57,13 +94,30 @@ func (c *Conn) pump(r *reader, l *live) error {
 				return c.err
 			}
 		}
-		if size := int(c.read.size.Load()); size != r.size {
-			r.batch, r.size = packet.NewBatch(readBatch, size), size
+		borrow := c.sink.Load() != nil
+		if waiter != nil && !r.busy && (borrow || r.batch == nil) {
+			r.release()
+			if err := waiter.Wait(); err != nil {
+				return err
+			}
 		}
+		r.prepare(int(c.read.size.Load()), borrow)
 		n, err := l.conn.ReadBatch(r.batch)
 		if n > 0 {
-			r.next, r.end, r.given = 0, min(n, len(r.batch)), true
-			c.read.full <- r
+			n = min(n, len(r.batch))
+			r.busy = n == len(r.batch)
+			if s := c.sink.Load(); s == nil {
+				r.next, r.end, r.given = 0, n, true
+				c.read.full <- r
+			} else {
+				if !l.delivery.begin() {
+					return net.ErrClosed
+				}
+				s.deliver(r.batch[:n])
+				if !l.delivery.end() {
+					return errReplaced
+				}
+			}
 		}
 		if err == nil && n <= 0 {
 			err = io.ErrNoProgress
