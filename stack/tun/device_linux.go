@@ -26,6 +26,7 @@ type Device struct {
 	wasUp   atomic.Bool
 	stats   counters
 
+	closed    atomic.Bool
 	closeOnce sync.Once
 	closeErr  error
 
@@ -53,8 +54,9 @@ func newDevice(fd int, cfg Config) (_ *Device, err error) {
 		return nil, fmt.Errorf("the descriptor is not that of a TUN device: %w", err)
 	}
 	flags := ifr.Uint16()
-	if flags&unix.IFF_TUN == 0 || flags&unix.IFF_NO_PI == 0 {
-		return nil, errors.New("the descriptor is not that of a TUN device without packet information (IFF_TUN, IFF_NO_PI)")
+	// IFF_NO_PI cannot be asked for: its bit means IFF_NOFILTER here.
+	if flags&unix.IFF_TUN == 0 {
+		return nil, errors.New("the descriptor is not that of a TUN device (IFF_TUN)")
 	}
 	if d.vnet = flags&unix.IFF_VNET_HDR != 0; d.vnet {
 		if err := d.negotiate(fd, cfg.NoOffload); err != nil {
@@ -76,7 +78,7 @@ func newDevice(fd int, cfg Config) (_ *Device, err error) {
 	}
 	mtu, err := d.askMTU(ifr.Name())
 	if err != nil {
-		return nil, fmt.Errorf("asking for the MTU of %s: %w", ifr.Name(), err)
+		return nil, fmt.Errorf("asking for the MTU of %s, which must be in this network namespace: %w", ifr.Name(), err)
 	}
 	d.mtu.Store(int32(mtu))
 	if err := unix.SetNonblock(fd, true); err != nil {
@@ -151,7 +153,7 @@ func (d *Device) SetMTU(mtu int) error {
 
 // gone returns why nothing can be asked of the interface.
 func (d *Device) gone() error {
-	if d.raw.Control(func(uintptr) {}) != nil {
+	if d.closed.Load() {
 		return net.ErrClosed
 	}
 	return ErrDeleted
@@ -168,6 +170,9 @@ func (d *Device) askMTU(name string) (int, error) {
 
 func (d *Device) setMTU(name string, mtu int) error {
 	if _, err := d.ask(unix.SIOCSIFMTU, name, uint32(mtu)); err != nil {
+		if errors.Is(err, unix.ENODEV) {
+			return fmt.Errorf("there is no interface %s in this network namespace: %w", name, err)
+		}
 		return explain(fmt.Sprintf("setting the MTU of %s to %d", name, mtu), err)
 	}
 	return nil
@@ -199,6 +204,7 @@ func (d *Device) ask(request uint, name string, value uint32) (*unix.Ifreq, erro
 // Close implements packet.Conn. The interface vanishes unless it is persistent.
 func (d *Device) Close() error {
 	d.closeOnce.Do(func() {
+		d.closed.Store(true)
 		d.closeErr = d.file.Close()
 		d.control.Close()
 	})

@@ -89,7 +89,7 @@ func descriptor(cfg Config) (int, error) {
 func explain(doing string, err error) error {
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
-		return fmt.Errorf("%s: %w: load the kernel module tun, or give the container %s (docker: --device %s): %w",
+		return fmt.Errorf("%s: %w: load the kernel module (modprobe tun), or give the container %s (docker: --device %s): %w",
 			doing, ErrNoDriver, clonePath, clonePath, err)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%s: %w: run as root or with CAP_NET_ADMIN (docker: --cap-add NET_ADMIN), or pass an open descriptor: %w",

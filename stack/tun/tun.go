@@ -48,7 +48,8 @@ type Config struct {
 
 	// File is a descriptor of /dev/net/tun that is attached to an interface already, for example by a helper with more
 	// rights than this process. It must be without packet information (IFF_NO_PI); with IFF_VNET_HDR there are offloads.
-	// Open takes it over, and closes it even if it fails. Linux only; Name is ignored.
+	// Open takes it over, and closes it even if it fails; it must run in the network namespace of the interface. Linux only;
+	// Name is ignored.
 	File *os.File
 
 	// NoOffload makes the kernel pass every packet by itself.

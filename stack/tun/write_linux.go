@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"syscall"
 	"unsafe"
 
@@ -198,7 +197,7 @@ func (d *Device) sawUp() {
 
 // fault returns what an error means that ended a call.
 func (d *Device) fault(doing string, err error) error {
-	if errors.Is(err, os.ErrClosed) || errors.Is(err, net.ErrClosed) {
+	if d.closed.Load() {
 		return net.ErrClosed
 	}
 	if errors.Is(err, unix.EBADFD) {
