@@ -4,7 +4,8 @@
 // The owner of a channel starts a [Beat] when the channel is open and reports each batch that it sends and receives. That is
 // cheap: a clock reading and a few atomic stores, without a lock or an allocation. A Beat has no goroutine while it waits, and
 // it waits until the next deadline, however far: an idle channel costs nothing but its timer. The first data after a
-// rest re-arms it.
+// rest re-arms it. Deadlines that are far away are put off by up to a quarter of a second, to moments that all Beats of the
+// machine have in common, so that a processor with a thousand idle channels wakes four times a second and not for each.
 package heartbeat
 
 import (
@@ -23,6 +24,13 @@ var ErrDead = errors.New("connection is dead")
 // minJump is the smallest jump of the wall clock against the monotonic clock that is taken for sleep of the host.
 // Smaller ones are corrections of the clock.
 const minJump = 2 * time.Second
+
+const (
+	// coarse is the distance between the moments that far deadlines are put off to, and far how far away they are.
+	// A deadline moves by a sixteenth at most.
+	coarse = 250 * time.Millisecond
+	far    = 16 * coarse
+)
 
 // Actions are what a [Beat] has done. Any of them may be nil. They are called from goroutines of the Beat, and Probe and Keepalive
 // never two at a time; one that is due while another is still being sent is left out.
@@ -187,7 +195,11 @@ func (b *Beat) tick() {
 		b.asleep.Store(false)
 	}
 	if next != liveness.Never {
-		b.timer.Reset(next - now)
+		d := next - now
+		if !suspect {
+			d = putOff(d, b.wall())
+		}
+		b.timer.Reset(d)
 	}
 	if !suspect && !b.asleep.Load() {
 		// Data came after Step had looked, and this goroutine has just overwritten its wake-up.
@@ -196,6 +208,18 @@ func (b *Beat) tick() {
 	b.mu.Unlock()
 	defer b.run.Done()
 	b.perform(do)
+}
+
+// putOff returns how long to wait at the time now instead of d: until the same moments for all, if d is long. The wall clock is
+// what all have in common, and whatever it does, the result is less than coarse away.
+func putOff(d time.Duration, now time.Time) time.Duration {
+	if d < far {
+		return d
+	}
+	if over := time.Duration(now.Add(d).UnixNano()) % coarse; over > 0 {
+		d += coarse - over
+	}
+	return d
 }
 
 // perform does all that does not end the channel.
