@@ -85,7 +85,7 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	sess.describe(req)
 	// The session has its tunnel before the client knows, so that whoever acts on the one finds the other.
 	t := sess.open(cstp.NewConn(in.Link, buffered.Reader, cstp.Config{
-		MTU:         min(s.bufSize(), wire.MaxPayload),
+		MTU:         min(s.cfg.MTU, wire.MaxPayload),
 		Compression: rep.ContentEncoding,
 		Beat:        watch(rep.DPD),
 		ShortDPD:    s.cfg.Quirks.ShortDPD,

@@ -19,7 +19,6 @@ var ErrNoStack = errors.New("gateway: with a Device the gateway has no stack of 
 type device struct {
 	srv  *Server
 	conn packet.Conn
-	size int // of the Bufs, in bytes
 
 	// mu is held during a write: a packet.Conn takes one writer at a time, and each client is read by a goroutine of its own.
 	mu sync.Mutex
@@ -36,8 +35,7 @@ type device struct {
 const pendingAnswers = 64
 
 func newDevice(srv *Server, conn packet.Conn) *device {
-	size := min(max(srv.cfg.MTU, conn.MTU()), packet.MaxSize)
-	return &device{srv: srv, conn: conn, size: size, answers: make(chan packet.Buf, pendingAnswers), done: make(chan struct{})}
+	return &device{srv: srv, conn: conn, answers: make(chan packet.Buf, pendingAnswers), done: make(chan struct{})}
 }
 
 func (d *device) start() {
@@ -57,7 +55,7 @@ func (d *device) close() (err error) {
 
 // read carries packets from the device to the clients until the device is closed. If it fails before, so does the Server.
 func (d *device) read() {
-	b := packet.NewBatch(2*batchSize, d.srv.bufSize())
+	b := packet.NewBatch(2*batchSize, d.srv.size)
 	var out dispatcher
 	for {
 		n, err := d.conn.ReadBatch(b)
@@ -84,7 +82,7 @@ func (d *device) fits(s *session, p []byte) bool {
 		return true // without a tunnel it is lost anyway, and counted there
 	}
 	if h, ok := parseHeader(p); ok && !h.whole {
-		loan := packet.Borrow(maxFragments, d.srv.bufSize())
+		loan := packet.Borrow(maxFragments, d.srv.size)
 		defer loan.Return()
 		if f := cut(loan.Batch, p, &h, t.mtu); f != nil {
 			s.send(f)
@@ -166,7 +164,7 @@ func (d *device) fromClient(s *session, b packet.Batch) {
 		}
 		s.dropped.Add(1)
 		if e := d.srv.complain(s, b[i].Bytes(), prohibited, 0); e != nil {
-			one := packet.Batch{packet.NewBuf(d.srv.bufSize())}
+			one := packet.Batch{packet.NewBuf(d.srv.size)}
 			one[0].Set(e)
 			s.send(one)
 		}

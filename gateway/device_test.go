@@ -452,7 +452,7 @@ func TestDeviceFails(t *testing.T) {
 
 // The ways of packets through the gateway cost no memory.
 func TestDeviceAllocs(t *testing.T) {
-	srv := &Server{cfg: Config{MTU: 1500}}
+	srv := &Server{cfg: Config{MTU: 1500}, size: 1536}
 	srv.table = newTable(srv, []netip.Prefix{testPool4})
 	srv.device = newDevice(srv, sink{})
 	var list []*session

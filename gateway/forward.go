@@ -82,7 +82,7 @@ func (srv *Server) toStack(b packet.Batch) {
 
 // toClients carries what leaves the stack to the clients, until the stack is closed.
 func (srv *Server) toClients() {
-	b := packet.NewBatch(2*batchSize, srv.bufSize())
+	b := packet.NewBatch(2*batchSize, srv.size)
 	var out dispatcher
 	for {
 		n, err := srv.link.ReadBatch(b)

@@ -274,7 +274,9 @@ type Server struct {
 	stack  *stack.Stack // nil if there is a device
 	link   packet.Conn  // the outer face of the stack
 	device *device      // in place of the stack, else nil
-	pings  *pinger      // nil if nothing is forwarded
+	size   int          // of Bufs, in bytes
+	spare  *spare
+	pings  *pinger // nil if nothing is forwarded
 	offers offers
 	udp    *dtls.Listener // nil without DTLS; set before the first connection
 	pump   sync.WaitGroup
@@ -298,6 +300,13 @@ func New(c Config) (*Server, error) {
 	if c.Quirks.Server == likeOcserv {
 		s.auth = onePageEach{c.Auth}
 	}
+	size := c.MTU
+	if c.Device != nil {
+		// What is too large for a client is to be seen, so that it can be answered.
+		size = min(max(size, c.Device.MTU()), packet.MaxSize)
+	}
+	s.size = roomy(size)
+	s.spare = newSpare(s.size)
 	s.table = newTable(s, c.Pools)
 	s.portal = &portal{srv: s, throttle: newThrottle(), logins: newDialogues(c.LoginTimeout)}
 	if c.Device != nil {
@@ -338,13 +347,11 @@ const (
 	requestTimeout = 2 * time.Minute
 )
 
-// bufSize is the size in bytes of the packets that are carried.
-func (s *Server) bufSize() int {
-	if s.device != nil {
-		// What is too large for a client is to be seen, so that it can be answered.
-		return s.device.size
-	}
-	return s.cfg.MTU
+// roomy returns the size in bytes of Bufs for packets of that size. It is the size that package packet lends, so that Bufs may be exchanged.
+func roomy(size int) int {
+	loan := packet.Borrow(1, size)
+	defer loan.Return()
+	return loan.Batch[0].Size()
 }
 
 // group returns the group with the name or label, nil if there is none.

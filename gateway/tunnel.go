@@ -38,11 +38,7 @@ type tunnel struct {
 	remote netip.AddrPort
 	mtu    int // of inner packets
 	began  time.Time
-	*channel
-}
-
-// A channel is one way to a client, with its own queue, so that a way that is stalled holds up nothing else.
-type channel struct {
+	// q holds what the connection does not take at once, so that one that is stalled holds up nothing else.
 	q  *queue
 	wg sync.WaitGroup
 }
@@ -58,13 +54,13 @@ type paths struct {
 	unheard   atomic.Int64 // since when TCP data is not answered, in Unix nanoseconds; 0 if it is
 }
 
-// datagrams are the DTLS channel of a session.
+// datagrams are the DTLS channel of a session. Whoever has packets for the client sends them by himself: a datagram waits for nobody but
+// the socket, which all clients share.
 type datagrams struct {
-	s    *session
-	conn *dtls.Conn
-	// narrowUntil is how long large packets go by TLS. It belongs to the goroutine that writes.
-	narrowUntil time.Time
-	*channel
+	s           *session
+	conn        *dtls.Conn
+	narrowUntil atomic.Int64 // how long large packets go by TLS, in Unix nanoseconds
+	wg          sync.WaitGroup
 }
 
 // describe returns how packets go to the client. Without the TLS connection that DTLS hangs on, the client is not connected.
@@ -94,44 +90,46 @@ func (p *paths) close() {
 	}
 }
 
-// send queues packets for the client. It never waits. It leaves other Bufs in b.
+// send sends packets to the client, by DTLS at once or by TLS as soon as the connection takes them. It does not wait for the
+// client. It leaves other Bufs in b.
 func (s *session) send(b packet.Batch) {
-	var size uint64
-	for i := range b {
-		size += uint64(b[i].Len())
-	}
-	dropped := len(b)
 	if u := s.paths.udp.Load(); u != nil && s.paths.udpActive.Load() {
-		dropped = u.q.put(b)
-	} else if t := s.paths.tls.Load(); t != nil {
+		u.transmit(b, time.Now())
+		return
+	}
+	s.sendTLS(b)
+}
+
+// sendTLS queues packets for the TLS connection.
+func (s *session) sendTLS(b packet.Batch) {
+	dropped := len(b)
+	size := sizeOf(b)
+	if t := s.paths.tls.Load(); t != nil {
 		dropped = t.q.put(b)
 	}
-	lost := b[len(b)-dropped:]
-	for i := range lost {
-		size -= uint64(lost[i].Len())
-	}
-	s.txPackets.Add(uint64(len(b) - dropped))
-	s.txBytes.Add(size)
+	s.countSent(len(b)-dropped, size-sizeOf(b[len(b)-dropped:]))
 	if dropped > 0 {
 		s.dropped.Add(uint64(dropped))
 	}
 }
 
-// sendTLS queues packets that cannot go by DTLS.
-func (s *session) sendTLS(b packet.Batch) {
-	dropped := len(b)
-	if t := s.paths.tls.Load(); t != nil {
-		dropped = t.q.put(b)
+func (s *session) countSent(packets int, bytes uint64) {
+	s.txPackets.Add(uint64(packets))
+	s.txBytes.Add(bytes)
+}
+
+func sizeOf(b packet.Batch) (n uint64) {
+	for i := range b {
+		n += uint64(b[i].Len())
 	}
-	s.dropped.Add(uint64(dropped))
+	return n
 }
 
 // open makes conn the connection of the session, which has none and is not over. The lock connecting is held, so that it stays so until
 // start.
 func (s *session) open(conn *cstp.Conn, remote netip.AddrPort, mtu int) *tunnel {
-	t := &tunnel{
-		s: s, conn: conn, remote: remote, mtu: mtu, began: time.Now(), channel: &channel{q: newQueue(s.srv.bufSize())},
-	}
+	t := &tunnel{s: s, conn: conn, remote: remote, mtu: mtu, began: time.Now()}
+	t.q = newQueue(s.srv.spare, t.write)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tunnel = t
@@ -146,7 +144,6 @@ func (s *session) open(conn *cstp.Conn, remote netip.AddrPort, mtu int) *tunnel 
 // start lets packets flow.
 func (t *tunnel) start() {
 	t.wg.Go(t.read)
-	t.wg.Go(t.write)
 }
 
 // isOver reports whether the session has ended.
@@ -180,41 +177,26 @@ func (t *tunnel) close() {
 }
 
 func (t *tunnel) read() {
-	b := packet.NewBatch(batchSize, t.s.srv.bufSize())
-	var err error
-	for {
-		var n int
-		if n, err = t.conn.ReadBatch(b); err != nil {
-			break
-		}
-		t.s.receive(b[:n], false)
-	}
+	err := packet.Copy(inlet{t.s, nil}, t.conn, t.s.srv.size, batchSize)
 	t.conn.Close()
 	t.q.close()
 	t.s.lost(t, err)
 }
 
-func (t *tunnel) write() {
-	b := make(packet.Batch, batchSize)
-	for {
-		n, ok := t.q.get(b)
-		if !ok {
+// write sends what was queued.
+func (t *tunnel) write(b packet.Batch) {
+	for len(b) > 0 {
+		sent, err := t.conn.WriteBatch(b)
+		if err == nil {
 			return
 		}
-		for out := b[:n]; len(out) > 0; {
-			sent, err := t.conn.WriteBatch(out)
-			if err == nil {
-				break
-			}
-			if !errors.Is(err, packet.ErrTooBig) {
-				// The reader sees why, and ends the tunnel.
-				t.s.dropped.Add(uint64(len(out)))
-				t.conn.Close()
-				return
-			}
-			t.s.dropped.Add(1)
-			out = out[sent+1:]
+		if !errors.Is(err, packet.ErrTooBig) {
+			// The reader sees why, and ends the tunnel. Whoever closes that waits for this goroutine, so it does not.
+			t.s.dropped.Add(uint64(len(b)))
+			return
 		}
+		t.s.dropped.Add(1)
+		b = b[sent+1:]
 	}
 }
 
@@ -246,7 +228,7 @@ func (s *session) lost(t *tunnel, err error) {
 
 // attach makes conn the DTLS channel of the session, in place of the one before.
 func (s *session) attach(conn *dtls.Conn) {
-	u := &datagrams{s: s, conn: conn, channel: &channel{q: newQueue(s.srv.bufSize())}}
+	u := &datagrams{s: s, conn: conn}
 	s.mu.Lock()
 	if s.ended || s.tunnel == nil {
 		s.mu.Unlock()
@@ -259,7 +241,6 @@ func (s *session) attach(conn *dtls.Conn) {
 	s.paths.unheard.Store(0)
 	s.paths.udpActive.Store(true)
 	u.wg.Go(u.read)
-	u.wg.Go(u.write)
 	s.mu.Unlock()
 	s.srv.log.Info("DTLS is up", "session", s.id, "user", s.user, "cipher", conn.CipherSuite(), "remote", peerOf(conn), "mtu", conn.MTU())
 	if old != nil {
@@ -270,42 +251,37 @@ func (s *session) attach(conn *dtls.Conn) {
 // close ends the channel and waits for its goroutines.
 func (u *datagrams) close() {
 	u.conn.Close()
-	u.q.close()
 	u.wg.Wait()
 }
 
 func (u *datagrams) read() {
-	b := packet.NewBatch(batchSize, u.s.srv.bufSize())
-	for {
-		n, err := u.conn.ReadBatch(b)
-		if err != nil {
-			break
-		}
-		p := &u.s.paths
+	// It ends with an error of the channel, which the client has to replace.
+	_ = packet.Copy(inlet{u.s, u}, u.conn, u.s.srv.size, batchSize)
+	if u.s.paths.udp.CompareAndSwap(u, nil) {
+		u.s.paths.udpActive.Store(false)
+	}
+	// The Conn is closed by whoever waits for this goroutine, or here, so that its socket is free in either case.
+	u.conn.Close()
+}
+
+// An inlet takes what a client sends.
+type inlet struct {
+	s *session
+	u *datagrams // nil: by TLS
+}
+
+// WriteBatch implements packet.Writer. It may drop packets, and does not fail.
+func (in inlet) WriteBatch(b packet.Batch) (int, error) {
+	if u := in.u; u != nil {
+		p := &in.s.paths
 		p.lastUDP.Store(time.Now().UnixNano())
 		p.unheard.Store(0)
 		if !p.udpActive.Load() && p.udp.Load() == u {
 			p.udpActive.Store(true)
 		}
-		u.s.receive(b[:n], true)
 	}
-	if u.s.paths.udp.CompareAndSwap(u, nil) {
-		u.s.paths.udpActive.Store(false)
-	}
-	u.q.close()
-	// The Conn is closed by whoever waits for this goroutine, or here, so that its socket is free in either case.
-	u.conn.Close()
-}
-
-func (u *datagrams) write() {
-	b := make(packet.Batch, batchSize)
-	for {
-		n, ok := u.q.get(b)
-		if !ok {
-			return
-		}
-		u.transmit(b[:n], time.Now())
-	}
+	in.s.receive(b, in.u != nil)
+	return len(b), nil
 }
 
 // transmit sends packets by DTLS, and those that must not or cannot go that way by TLS.
@@ -316,18 +292,17 @@ func (u *datagrams) transmit(b packet.Batch, now time.Time) {
 			u.s.sendTLS(b)
 			return
 		}
-		if now.Before(u.narrowUntil) {
+		part := b
+		if now.UnixNano() < u.narrowUntil.Load() {
 			if n := run(b, true); n > 0 {
 				u.s.sendTLS(b[:n])
 				b = b[n:]
 				continue
 			}
-		}
-		part := b
-		if now.Before(u.narrowUntil) {
 			part = b[:run(b, false)]
 		}
 		sent, err := u.conn.WriteBatch(part)
+		u.s.countSent(sent, sizeOf(part[:sent]))
 		switch {
 		case err == nil:
 			b = b[len(part):]
@@ -366,8 +341,8 @@ func (u *datagrams) doubt(b packet.Batch, now time.Time) {
 		p.unheard.Store(0)
 		p.udpActive.Store(false)
 		u.s.srv.log.Info("nothing is heard by DTLS, packets go by TLS", "session", u.s.id, "user", u.s.user)
-	case silent > narrowAfter && !now.Before(u.narrowUntil):
-		u.narrowUntil = now.Add(narrowFor)
+	case silent > narrowAfter && now.UnixNano() >= u.narrowUntil.Load():
+		u.narrowUntil.Store(now.Add(narrowFor).UnixNano())
 		u.s.srv.log.Debug("large packets go by TLS for a while", "session", u.s.id, "user", u.s.user)
 	}
 }
@@ -396,11 +371,7 @@ func (s *session) receive(b packet.Batch, udp bool) {
 	if len(b) == 0 {
 		return
 	}
-	var size uint64
-	for i := range b {
-		size += uint64(b[i].Len())
-	}
 	s.rxPackets.Add(uint64(len(b)))
-	s.rxBytes.Add(size)
+	s.rxBytes.Add(sizeOf(b))
 	s.srv.fromClient(s, b)
 }
