@@ -193,7 +193,9 @@ func (s *Session) Lease() *transport.Lease {
 func (s *Session) ReadBatch(b packet.Batch) (int, error) { return s.conn.ReadBatch(b) }
 
 // Forward implements packet.Forwarder. Close does not wait for dst, but for all else.
-func (s *Session) Forward(dst packet.Writer, filters ...packet.Filter) error { return s.conn.Forward(dst, filters...) }
+func (s *Session) Forward(dst packet.Writer, filters ...packet.Filter) error {
+	return s.conn.Forward(dst, filters...)
+}
 
 // WriteBatch implements packet.Writer. It waits while no path is open.
 func (s *Session) WriteBatch(b packet.Batch) (int, error) { return s.conn.WriteBatch(b) }
