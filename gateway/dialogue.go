@@ -11,11 +11,8 @@ import (
 	"culvert.example/vpn/transport/login"
 )
 
-const (
-	// maxDialogues bounds the logins in progress, maxDialoguesFrom those of one source.
-	maxDialogues     = 4096
-	maxDialoguesFrom = 64
-)
+// maxDialogues bounds the logins in progress.
+const maxDialogues = 4096
 
 // A dialogue is a login in progress.
 type dialogue struct {
@@ -39,6 +36,7 @@ type dialogue struct {
 // another address, for each step.
 type dialogues struct {
 	timeout time.Duration
+	maxFrom int // of one source
 
 	mu     sync.Mutex
 	byID   map[string]*list.Element // of *dialogue
@@ -46,9 +44,9 @@ type dialogues struct {
 	counts map[netip.Prefix]int
 }
 
-func newDialogues(timeout time.Duration) *dialogues {
+func newDialogues(timeout time.Duration, maxFrom int) *dialogues {
 	return &dialogues{
-		timeout: timeout, byID: map[string]*list.Element{}, order: list.New(), counts: map[netip.Prefix]int{},
+		timeout: timeout, maxFrom: maxFrom, byID: map[string]*list.Element{}, order: list.New(), counts: map[netip.Prefix]int{},
 	}
 }
 
@@ -69,7 +67,7 @@ func (l *dialogues) add(d *dialogue) (id string, ok bool) {
 		}
 		l.drop(e)
 	}
-	if l.counts[source] >= maxDialoguesFrom {
+	if l.counts[source] >= l.maxFrom {
 		return "", false
 	}
 	d.id = id

@@ -83,6 +83,13 @@ type Config struct {
 	// MaxFlows bounds the forwarded TCP, UDP and ping flows of one session. 0 means 1024.
 	MaxFlows int
 
+	// MaxConnectionsPerSource bounds the connections from one source that carry no tunnel: those in their handshake, and those of
+	// logins. MaxLoginsPerSource bounds its logins in progress. A source is an IPv4 address, or the first 64 bits of an IPv6
+	// address; an office behind one address may need more. 0 means 64 of each. At most 1024 connections and 4096 logins of
+	// all sources are in progress at a time, whatever is set here: further connections are closed, and of further logins the
+	// oldest is forgotten.
+	MaxConnectionsPerSource, MaxLoginsPerSource int
+
 	// MaxAttempts is how many wrong answers a login may give before its connection is closed. 0 means 3.
 	MaxAttempts int
 
@@ -186,6 +193,7 @@ const (
 	defaultSessionsPerUser     = 16
 	defaultFlows               = 1024
 	defaultAttempts            = 3
+	defaultPerSource           = 64
 	defaultLoginTimeout        = 5 * time.Minute
 	defaultSessionTimeout      = 24 * time.Hour
 	defaultDisconnectedTimeout = 30 * time.Minute
@@ -234,6 +242,8 @@ func (c Config) withDefaults() (Config, error) {
 	set(&c.MaxSessions, defaultSessions)
 	set(&c.MaxSessionsPerUser, defaultSessionsPerUser)
 	set(&c.MaxFlows, defaultFlows)
+	set(&c.MaxConnectionsPerSource, defaultPerSource)
+	set(&c.MaxLoginsPerSource, defaultPerSource)
 	set(&c.MaxAttempts, defaultAttempts)
 	set(&c.LoginTimeout, defaultLoginTimeout)
 	set(&c.SessionTimeout, defaultSessionTimeout)
@@ -308,7 +318,7 @@ func New(c Config) (*Server, error) {
 	s.size = roomy(size)
 	s.spare = newSpare(s.size)
 	s.table = newTable(s, c.Pools)
-	s.portal = &portal{srv: s, throttle: newThrottle(), logins: newDialogues(c.LoginTimeout)}
+	s.portal = &portal{srv: s, throttle: newThrottle(), logins: newDialogues(c.LoginTimeout, c.MaxLoginsPerSource)}
 	if c.Device != nil {
 		s.device = newDevice(s, c.Device)
 		s.device.start()

@@ -13,9 +13,8 @@ import (
 )
 
 const (
-	// maxInbound bounds the connections that carry no tunnel, maxInboundFrom those of one source. A login needs one.
-	maxInbound     = 1024
-	maxInboundFrom = 64
+	// maxInbound bounds the connections that carry no tunnel. A login needs one.
+	maxInbound = 1024
 	// handshakeTimeout bounds the TLS handshake.
 	handshakeTimeout = 15 * time.Second
 )
@@ -192,7 +191,7 @@ func (e *entrance) enter(nc net.Conn) (leave func(), ok bool) {
 	source := sourceOf(a.Addr())
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closed || e.total >= maxInbound || e.from[source] >= maxInboundFrom {
+	if e.closed || e.total >= maxInbound || e.from[source] >= e.srv.cfg.MaxConnectionsPerSource {
 		return nil, false
 	}
 	e.total++

@@ -305,7 +305,7 @@ func TestAuthenticatorTrouble(t *testing.T) {
 
 // Many may knock at once, but not without end.
 func TestInboundLimit(t *testing.T) {
-	l := newLab(t, nil)
+	l := newLab(t, func(c *Config) { c.MaxConnectionsPerSource = 5 })
 	var conns []net.Conn
 	defer func() {
 		for _, c := range conns {
@@ -313,7 +313,7 @@ func TestInboundLimit(t *testing.T) {
 		}
 	}()
 	refused := false
-	for range maxInboundFrom + 20 {
+	for range l.cfg.MaxConnectionsPerSource + 20 {
 		c, err := net.Dial("tcp", l.addr.String())
 		if err != nil {
 			t.Fatal(err)
@@ -347,11 +347,12 @@ func TestInboundLimit(t *testing.T) {
 }
 
 func TestDialoguesAreBounded(t *testing.T) {
-	d := newDialogues(time.Minute)
-	for range 2 * maxDialoguesFrom {
+	const maxFrom = 10
+	d := newDialogues(time.Minute, maxFrom)
+	for range 2 * maxFrom {
 		d.add(&dialogue{source: testPool4.Addr(), began: time.Now()})
 	}
-	if n := d.order.Len(); n != maxDialoguesFrom {
+	if n := d.order.Len(); n != maxFrom {
 		t.Errorf("%d logins of one source", n)
 	}
 	a := testPool4.Addr()
