@@ -43,6 +43,18 @@
 // [Tunnel.Explain] tells for a host what would happen and why. [Tunnel.Listen] and [Tunnel.ListenPacket] accept connections
 // from the private network, [Tunnel.Ping] sends an ICMP echo, and [Tunnel.Resolver] is a net.Resolver with the same rules.
 //
+// # Routing through the machine
+//
+// With [Config.Device] a tunnel has no network stack of its own: its packets come from a device and go there, usually a network
+// interface that package stack/tun opens and the program gives the addresses of the lease and routes. Then every program on
+// the machine uses the tunnel, as its routes have it. What needs the stack, such as DialContext, fails with [ErrNoStack]. The
+// rules of Config.Policy and Config.Split are about connections of the program and do not apply; still only packets from and to
+// the addresses of the lease pass.
+//
+//	cfg.Device = func(lease *transport.Lease) (packet.Conn, error) {
+//		return tun.Open(tun.Config{Name: "vpn0", MTU: lease.MTU})
+//	}
+//
 // # Staying connected
 //
 // A tunnel prefers DTLS and keeps TLS open beside it. When UDP dies it goes on over TLS within about a second and a half, and
