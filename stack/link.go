@@ -37,6 +37,10 @@ type link struct {
 	writeMu sync.Mutex
 	merge   coalescer
 	acks    acks
+	batches uint64
+
+	// govern is what TCP connections have in flight.
+	govern governor
 
 	// errors are ICMP errors on their way to the connections that they concern, see deliverErrors.
 	errors chan *stack.PacketBuffer
@@ -53,6 +57,7 @@ func newLink(s *Stack, mtu int) *link {
 	l := &link{s: s, queue: newQueue(), errors: make(chan *stack.PacketBuffer, pendingErrors)}
 	l.mtu.Store(uint32(mtu))
 	l.acks.init()
+	l.govern.init(l)
 	return l
 }
 
@@ -107,6 +112,16 @@ func (l *link) ReadBatch(b packet.Batch) (n int, err error) {
 	return n, nil
 }
 
+// Wait implements packet.Waiter.
+func (l *link) Wait() error {
+	l.readMu.Lock()
+	defer l.readMu.Unlock()
+	if l.cut.active() || l.next < l.count {
+		return nil
+	}
+	return l.queue.wait()
+}
+
 // WriteBatch implements packet.Writer.
 func (l *link) WriteBatch(b packet.Batch) (int, error) {
 	l.writeMu.Lock()
@@ -116,7 +131,8 @@ func (l *link) WriteBatch(b packet.Batch) (int, error) {
 	}
 	l.merge.Reset(len(b))
 	now := time.Now()
-	var size int
+	l.batches++
+	var size, thinned int
 	for i := range b {
 		p := b[i].Bytes()
 		size += len(p)
@@ -128,7 +144,12 @@ func (l *link) WriteBatch(b packet.Batch) (int, error) {
 		switch ip.protocol {
 		case protoTCP:
 			l.acks.correct(p, &ip, now)
-			l.merge.add(b, i, &ip)
+			if earlier := l.govern.arrived(p, &ip, i, l.batches); earlier < 0 {
+				l.merge.add(b, i, &ip)
+			} else {
+				copy(b[earlier].Bytes(), p[:ip.total])
+				thinned++
+			}
 		case protoICMP4, protoICMP6:
 			if !l.s.interceptICMP(p, &ip) {
 				l.merge.add(b, i, &ip)
@@ -139,7 +160,7 @@ func (l *link) WriteBatch(b packet.Batch) (int, error) {
 	}
 	l.s.stats.inPackets.Add(uint64(len(b)))
 	l.s.stats.inBytes.Add(uint64(size))
-	l.s.stats.inMerged.Add(uint64(l.merge.Joined()))
+	l.s.stats.inMerged.Add(uint64(l.merge.Joined() + thinned))
 	groups := l.merge.Groups()
 	for i := range groups {
 		l.inject(l.merge.build(b, &groups[i]))
@@ -255,6 +276,7 @@ func (l *link) send(p []byte, wait bool) bool {
 func (l *link) Close() error {
 	l.closed.Store(true)
 	l.queue.close()
+	l.govern.close()
 	l.writeMu.Lock()
 	l.merge = coalescer{} // the lock has waited for the WriteBatch that went on
 	l.writeMu.Unlock()
@@ -273,6 +295,7 @@ type packetConn struct{ l *link }
 
 func (c packetConn) ReadBatch(b packet.Batch) (int, error)  { return c.l.ReadBatch(b) }
 func (c packetConn) WriteBatch(b packet.Batch) (int, error) { return c.l.WriteBatch(b) }
+func (c packetConn) Wait() error                            { return c.l.Wait() }
 func (c packetConn) MTU() int                               { return int(c.l.mtu.Load()) }
 func (c packetConn) Close() error                           { return c.l.Close() }
 
@@ -287,6 +310,9 @@ var (
 
 // WritePacket implements stack.QueueingDiscipline, which saves the list that WritePackets needs.
 func (e endpoint) WritePacket(p *stack.PacketBuffer) tcpip.Error {
+	if p.TransportProtocolNumber == header.TCPProtocolNumber && !e.govern.sending(p) {
+		return nil
+	}
 	if !e.queue.put(p, mayWait(p)) {
 		e.s.stats.outDropped.Add(1)
 		return &tcpip.ErrNoBufferSpace{}

@@ -100,8 +100,8 @@ func (q *queue) put(p *stack.PacketBuffer, wait bool) bool {
 func (q *queue) take(dst []*stack.PacketBuffer, size int, wait bool) (n int, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for q.n == 0 && wait && !q.closed {
-		q.notEmpty.Wait()
+	if wait {
+		q.waitLocked()
 	}
 	if q.closed {
 		return 0, net.ErrClosed
@@ -126,6 +126,23 @@ func (q *queue) take(dst []*stack.PacketBuffer, size int, wait bool) (n int, err
 		}
 	}
 	return n, nil
+}
+
+// wait returns nil when there is something to take, and an error when there never will be.
+func (q *queue) wait() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.waitLocked()
+	if q.closed {
+		return net.ErrClosed
+	}
+	return nil
+}
+
+func (q *queue) waitLocked() {
+	for q.n == 0 && !q.closed {
+		q.notEmpty.Wait()
+	}
 }
 
 // close drops what is queued and wakes everybody.

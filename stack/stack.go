@@ -430,32 +430,33 @@ func (s *Stack) Close() error {
 // Every connection of the stack goes through the same tunnel, so what TCP should be like is decided here and not by
 // each program.
 const (
-	// congestionControl: with the slow start of this netstack's CUBIC (HyStart) a connection finds the rate of a bottleneck
-	// without overrunning its buffer, where Reno lost hundreds of segments and up to nine tenths of the throughput
-	// (BenchmarkPath at 10 and 100 Mbit/s). Under random loss they are alike.
-	congestionControl = "cubic"
+	// congestionControl and minTimeout are those of the netstack, and matter little: the governor answers for windows and losses.
+	// It hides losses from the netstack, whose window with Reno then grows until it is out of the way; its CUBIC forgets the fractions that a window
+	// of a few segments grows by, and stays at two segments where every fiftieth is lost. Its time-outs remain for
+	// connections that are not governed, and as what helps when nothing else does; they must not come before those of the governor.
+	congestionControl  = "reno"
+	netstackMinTimeout = time.Second
 
-	// recovery is without RACK (RFC 8985). It would help at the end of bursts, and doubles BenchmarkPath at 60 ms and
-	// 100 Mbit/s, but a sender that has lost everything for about a second, as happens when a path to the gateway dies, is left
-	// with two segments for each retransmission time-out from then on: 12 kbyte/s until the connection ends.
-	// TestOutage holds on to this.
+	// recovery is without the RACK of the netstack, with which a sender that has lost everything for about a second is left with two
+	// segments for each time-out from then on: 12 kbyte/s until the connection ends. TestOutage holds on to this.
 	recovery = tcpip.TCPRecovery(0)
 )
 
-func newTCP(gs *stack.Stack) stack.TransportProtocol { return tcp.NewProtocolCUBIC(gs) }
+func newTCP(gs *stack.Stack) stack.TransportProtocol { return tcp.NewProtocol(gs) }
 
 func (s *Stack) tuneTCP() error {
 	sack := tcpip.TCPSACKEnabled(true)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	cc := tcpip.CongestionControlOption(congestionControl)
 	rack := tcpip.TCPRecovery(recovery)
+	minRTO := tcpip.TCPMinRTOOption(netstackMinTimeout)
 	send := tcpip.TCPSendBufferSizeRangeOption{
 		Min: tcp.MinBufferSize, Default: min(initialBuffer, s.cfg.SendBuffer), Max: s.cfg.SendBuffer,
 	}
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{
 		Min: tcp.MinBufferSize, Default: min(initialBuffer, s.cfg.ReceiveBuffer), Max: s.cfg.ReceiveBuffer,
 	}
-	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &cc, &rack, &send, &receive} {
+	for _, opt := range []tcpip.SettableTransportProtocolOption{&minRTO, &sack, &moderate, &cc, &rack, &send, &receive} {
 		if err := s.gs.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
 			return fmt.Errorf("stack: setting %T: %s", opt, err)
 		}

@@ -11,7 +11,8 @@ type Stats struct {
 	// PacketsIn and BytesIn went through WriteBatch of the Link, PacketsOut and BytesOut through ReadBatch.
 	PacketsIn, BytesIn, PacketsOut, BytesOut uint64
 
-	// Merged are incoming TCP segments that were joined to the one before them.
+	// Merged are incoming TCP segments that were joined to the one before them, and acknowledgements that went without saying
+	// because a later one of the same batch says more.
 	Merged uint64
 	// Malformed are incoming packets that are no IP packets, lie about their length, or have a loopback address.
 	Malformed uint64
@@ -43,6 +44,7 @@ type counters struct {
 	outPackets, outBytes, outDropped, outTooBig atomic.Uint64
 	flowsRefused, requestsDropped, icmpDropped  atomic.Uint64
 	checksum                                    atomic.Uint64
+	retransmits, recoveries, timeouts           atomic.Uint64
 }
 
 // Stats returns the counters of now.
@@ -55,8 +57,8 @@ func (s *Stack) Stats() Stats {
 		ChecksumErrors: c.checksum.Load() + g.TCP.ChecksumErrors.Value() + g.UDP.ChecksumErrors.Value(),
 		QueueDrops:     c.outDropped.Load(), TooBig: c.outTooBig.Load(),
 		TCPOpen:     s.tcpOpen(),
-		Retransmits: g.TCP.Retransmits.Value(), Timeouts: g.TCP.Timeouts.Value(),
-		Recoveries: g.TCP.FastRecovery.Value() + g.TCP.SACKRecovery.Value(),
+		Retransmits: g.TCP.Retransmits.Value() + c.retransmits.Load(), Timeouts: g.TCP.Timeouts.Value() + c.timeouts.Load(),
+		Recoveries: g.TCP.FastRecovery.Value() + g.TCP.SACKRecovery.Value() + c.recoveries.Load(),
 		Flows:      uint64(max(s.flows.Load(), 0)), FlowsRefused: c.flowsRefused.Load(), RequestsDropped: c.requestsDropped.Load(),
 		ICMPIgnored: c.icmpDropped.Load(),
 	}
