@@ -18,7 +18,7 @@
 //
 //	make bench
 //
-// measures every rung COUNT times, one round after the other, each row for BENCHTIME in a round, keeps what the benchmarks print in
+// measures every rung COUNT (6) times, one round after the other, each row for BENCHTIME (300ms) in a round, keeps what the benchmarks print in
 // bin/bench.txt, and prints the medians as a table in Markdown, which is bin/LADDER.md too. That is about ten minutes. BENCH is a
 // regular expression of the rows, where fewer will do:
 //
@@ -53,15 +53,20 @@
 //
 // # The parts by themselves
 //
-// The pieces of the path have benchmarks in their own packages, and tests that they allocate nothing for a packet:
+// The pieces of the path have benchmarks in their own packages, and ordinary tests that they allocate nothing for a packet:
 //
-//	carrying                packet: BenchmarkPipe; TestCopyAllocs, TestBufAllocs
-//	DTLS seal and send      transport/dtls: BenchmarkSeal, BenchmarkWrite; TestWriteAllocs
-//	DTLS receive and open   transport/dtls: BenchmarkOpen, BenchmarkExchange; TestAcceptAllocs, TestSocketAllocs
-//	CSTP write and read     transport/cstp: BenchmarkFrames, and with TLS BenchmarkTunnel; TestAllocs
-//	failover                transport/failover: BenchmarkThrough; TestNoAllocation
-//	gate                    policy: BenchmarkGate; TestGateDoesNotAllocate
-//	split lookup            split: BenchmarkRoute; TestRouteAllocs
-//	stack, out and in       stack: BenchmarkLink, BenchmarkTCP, and over bad routes BenchmarkPath; TestLinkAllocs
-//	gateway                 gateway: TestRoutingDoesNotAllocate
+//	carrying               packet: BenchmarkPipe; TestCopyAllocs, TestBufAllocs
+//	joining and cutting    packet/offload: BenchmarkGroup, BenchmarkCut; TestNoAllocations
+//	DTLS seal and send     transport/dtls: BenchmarkSeal, BenchmarkWrite; TestWriteAllocs
+//	DTLS receive and open  transport/dtls: BenchmarkOpen, BenchmarkExchange; TestAcceptAllocs, TestSocketAllocs
+//	CSTP write and read    transport/cstp: BenchmarkFrames, BenchmarkTunnel (with TLS); TestAllocs
+//	failover               transport/failover: BenchmarkThrough; TestNoAllocation, TestForwardNoAllocation
+//	gate                   policy: BenchmarkGate; TestGateDoesNotAllocate
+//	split lookup           split: BenchmarkRoute; TestRouteAllocs
+//	stack, out and in      stack: BenchmarkLink, BenchmarkTCP, BenchmarkPath (bad routes); TestLinkAllocs
+//	TUN device             stack/tun: BenchmarkDevice; TestNoAllocations
+//	gateway                gateway: TestRoutingDoesNotAllocate, TestDeviceAllocs
+//
+// Crypto/tls allocates about 0.4 times for a packet, nearly all of it once for each read of the socket; gVisor does 6 to 12 times for a
+// datagram, and 0.1 times for a segment over IPv6. The rest of the way allocates nothing.
 package bench
