@@ -13,6 +13,9 @@ const (
 	burstRecords = 64
 	burstBytes   = 128 << 10
 
+	// loneBytes is room for a record alone and its plaintext, on most paths.
+	loneBytes = 4 << 10
+
 	// defaultBurst is how many datagrams go to the network in one piece.
 	defaultBurst = 8
 
@@ -26,31 +29,64 @@ const (
 // A burst is memory for sealed records that leave in one call, each as a datagram of its own.
 type burst struct {
 	mem   []byte
-	ends  [burstRecords]int // where each record ends in mem
+	ends  []int // where each record ends in mem, with room for all that the burst may hold
 	count int
 	sys   burstSys
+
+	// Records that the system did not take, and their bytes.
+	lost, lostBytes int
 }
 
-// A burstPool keeps bursts for the next batch. Many sessions of a gateway share one, since few of them send at any moment.
-type burstPool struct{ pool sync.Pool }
-
-func newBurstPool() *burstPool {
-	p := &burstPool{}
-	p.pool.New = func() any {
-		b := &burst{mem: make([]byte, burstBytes)}
-		b.sys.init()
-		return b
-	}
-	return p
-}
-
-func (p *burstPool) get() *burst {
-	b := p.pool.Get().(*burst)
-	b.count = 0
+func newBurst(records, size int) *burst {
+	b := &burst{mem: make([]byte, size), ends: make([]int, records)}
+	b.sys.init(records)
 	return b
 }
 
-func (p *burstPool) put(b *burst) { p.pool.Put(b) }
+// A burstPool keeps bursts for later. Many sessions of a gateway share one, since few of them send at any moment. What a
+// silent session sends now and then is a record alone, and that shall not cost the memory of a batch.
+type burstPool struct{ whole, lone sync.Pool }
+
+func newBurstPool() *burstPool {
+	p := &burstPool{}
+	p.whole.New = func() any { return newBurst(burstRecords, burstBytes) }
+	p.lone.New = func() any { return newBurst(1, loneBytes) }
+	return p
+}
+
+// get returns an empty burst for a batch.
+func (p *burstPool) get() *burst {
+	b := p.whole.Get().(*burst)
+	b.reset()
+	return b
+}
+
+// one returns an empty burst for a record alone, whose memory has at least size bytes.
+func (p *burstPool) one(size int) *burst {
+	b := p.lone.Get().(*burst)
+	b.reset()
+	if len(b.mem) < size {
+		b.mem = make([]byte, size)
+	}
+	return b
+}
+
+func (p *burstPool) put(b *burst) {
+	if len(b.ends) == 1 {
+		p.lone.Put(b)
+	} else {
+		p.whole.Put(b)
+	}
+}
+
+// reset empties the burst.
+func (b *burst) reset() { b.count, b.lost, b.lostBytes = 0, 0, 0 }
+
+// lose notes that the records from i up to j, without j, will not leave.
+func (b *burst) lose(i, j int) {
+	b.lost += j - i
+	b.lostBytes += b.start(j) - b.start(i)
+}
 
 // start returns where the record with index i begins.
 func (b *burst) start(i int) int {
@@ -66,7 +102,7 @@ func (b *burst) record(i int) []byte { return b.mem[b.start(i):b.ends[i]] }
 // room returns the memory for the next record, which has size bytes, or nil if the burst is full.
 func (b *burst) room(size int) []byte {
 	at := b.start(b.count)
-	if b.count == burstRecords || at+size > len(b.mem) {
+	if b.count == len(b.ends) || at+size > len(b.mem) {
 		return nil
 	}
 	return b.mem[at:]
@@ -80,10 +116,14 @@ func (b *burst) added(n int) {
 
 // An outlet sends datagrams to one peer.
 type outlet interface {
-	// send sends the records of b as datagrams, in order. It waits for room only if wait is true; without, what there is no
-	// room for is lost. It returns how many left, which is fewer than b.count only with an error. The error is errTooBig if
-	// the next record is larger than what the system sends there.
+	// send sends the records of b as datagrams, in order and each at most once. It waits for room only if wait is true;
+	// without, what there is no room for is lost, and so is what the system refuses for a passing reason. The burst counts
+	// that. It returns how many records are dealt with, which is fewer than b.count only with an error. The error is errTooBig
+	// if the next record is larger than what the system sends there.
 	send(b *burst, wait bool) (int, error)
+
+	// segments reports whether the system, or the device, cuts long messages into datagrams.
+	segments() bool
 
 	// pathMTU returns what the system believes the MTU of the path to be, headers of IP included, in bytes, or 0.
 	pathMTU() int
@@ -139,7 +179,9 @@ func (s *streamless) send(b *burst, _ bool) (int, error) {
 		switch {
 		case err == nil && n < len(b.record(i)):
 			return i, io.ErrShortWrite
-		case err == nil, isRefused(err), isTransient(err):
+		case err == nil:
+		case isRefused(err), isTransient(err):
+			b.lose(i, i+1)
 		case isMessageSize(err):
 			return i, errTooBig
 		default:
@@ -150,6 +192,8 @@ func (s *streamless) send(b *burst, _ bool) (int, error) {
 }
 
 func (s *streamless) pathMTU() int { return 0 }
+
+func (s *streamless) segments() bool { return false }
 
 func (s *streamless) interrupt() { s.conn.SetReadDeadline(time.Unix(1, 0)) }
 

@@ -92,7 +92,7 @@ type answer struct {
 
 type counters struct {
 	packetsSent, packetsReceived, bytesSent, bytesReceived atomic.Uint64
-	malformed, forged, replayed, unknown, oversize         atomic.Uint64
+	malformed, forged, replayed, unknown, oversize, unsent atomic.Uint64
 }
 
 // Stats are counts since the Conn was opened.
@@ -104,6 +104,12 @@ type Stats struct {
 	Malformed, Forged, Replayed uint64
 	// Unknown counts frames of a type that is not known, Oversize packets that fitted no Buf of the reader.
 	Unknown, Oversize uint64
+	// Unsent counts records that the system refused to send for a passing reason, such as a lack of memory or, for control
+	// frames, of room. They are lost as any datagram may be.
+	Unsent uint64
+	// Segmented says that the system, or the device, cuts long messages into datagrams. It goes off for good when that
+	// fails.
+	Segmented bool
 	// RTT is the smoothed round-trip time, 0 while it is unknown.
 	RTT time.Duration
 }
@@ -189,6 +195,7 @@ func (c *Conn) Stats() Stats {
 		BytesSent: s.bytesSent.Load(), BytesReceived: s.bytesReceived.Load(),
 		Malformed: s.malformed.Load(), Forged: s.forged.Load(), Replayed: s.replayed.Load(),
 		Unknown: s.unknown.Load(), Oversize: s.oversize.Load(),
+		Unsent: s.unsent.Load(), Segmented: c.out.segments(),
 		RTT: c.beat.RTT(),
 	}
 }

@@ -172,6 +172,8 @@ func (p *port) resume() { p.stopped.Store(false) }
 
 func (p *port) send(b *burst, wait bool) (int, error) { return p.l.sock.send(b, p.to.Load(), wait) }
 
+func (p *port) segments() bool { return p.l.sock.segments() }
+
 // pathMTU asks with a socket of its own, since the one of the Listener is not connected with anybody. That is slow, and rarely needed.
 func (p *port) pathMTU() int {
 	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(p.peer()))

@@ -53,7 +53,7 @@ func (c *Conn) probe() error {
 func (c *Conn) sendProbe(size int) error {
 	c.controlMu.Lock()
 	defer c.controlMu.Unlock()
-	u := c.pool.get()
+	u := c.pool.one(2 * c.ctl.size(size+1))
 	defer c.pool.put(u)
 	plain := u.mem[c.ctl.size(size+1):][:size+1]
 	plain[0] = byte(wire.DPDRequest)

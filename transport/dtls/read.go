@@ -248,10 +248,8 @@ func (c *Conn) repeatFinal() {
 	}
 	c.finalAt = now
 	c.finalSent++
-	u := c.pool.get()
+	u := c.pool.one(len(c.final))
 	defer c.pool.put(u)
-	if mem := u.room(len(c.final)); mem != nil {
-		u.added(copy(mem, c.final))
-		c.out.send(u, false)
-	}
+	u.added(copy(u.mem, c.final))
+	c.out.send(u, false)
 }

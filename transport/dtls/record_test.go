@@ -219,12 +219,13 @@ func (s sink) send(b *burst, _ bool) (int, error) {
 	}
 	return b.count, nil
 }
-func (sink) pathMTU() int { return 0 }
-func (sink) interrupt()   {}
-func (sink) close() error { return nil }
-func (sink) release()     {}
-func (sink) next() []byte { return nil }
-func (sink) wait() error  { return io.EOF }
+func (sink) pathMTU() int   { return 0 }
+func (sink) segments() bool { return false }
+func (sink) interrupt()     {}
+func (sink) close() error   { return nil }
+func (sink) release()       {}
+func (sink) next() []byte   { return nil }
+func (sink) wait() error    { return io.EOF }
 
 func sinkConn(t testing.TB, s *suite, note func([]byte)) *Conn {
 	t.Helper()

@@ -9,31 +9,36 @@ import (
 
 // A burstSys is what sendmmsg needs beside the bytes.
 type burstSys struct {
-	msgs    [burstRecords]mmsghdr
-	iovs    [burstRecords]unix.Iovec
-	control [burstRecords][controlSpace]byte
-	last    [burstRecords]int // the record after the last one of each message
+	msgs    []mmsghdr
+	iovs    []unix.Iovec
+	control [][controlSpace]byte
+	last    []int // the record after the last one of each message
 
 	// The call under way. The closures are made once, since making one for each call would allocate.
-	first, count int
-	sent         int
-	errno        syscall.Errno
-	try          func(fd uintptr)
-	patient      func(fd uintptr) bool
+	call        func(fd uintptr, msgs []mmsghdr) (int, syscall.Errno)
+	first, next int // the messages to send
+	sent        int
+	errno       syscall.Errno
+	try         func(fd uintptr)
+	patient     func(fd uintptr) bool
 }
 
-func (y *burstSys) init() {
-	y.try = func(fd uintptr) {
-		for {
-			// This never blocks. Syscall6 would tell the scheduler of a call that may: when it takes longer than 20 µs, as sending
-			// through a virtual interface often does, another thread is woken to go on without this one, which costs more than the call.
-			n, _, e := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&y.msgs[y.first])), uintptr(y.count), unix.MSG_DONTWAIT, 0, 0)
-			if e != unix.EINTR {
-				y.sent, y.errno = int(n), e
-				return
-			}
+// sendmmsg hands messages to the system, and returns how many it took.
+func sendmmsg(fd uintptr, msgs []mmsghdr) (int, syscall.Errno) {
+	for {
+		// This never blocks. Syscall6 would tell the scheduler of a call that may: when it takes longer than 20 µs, as sending
+		// through a virtual interface often does, another thread is woken to go on without this one, which costs more than the call.
+		n, _, e := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)
+		if e != unix.EINTR {
+			return int(n), e
 		}
 	}
+}
+
+func (y *burstSys) init(n int) {
+	y.msgs, y.iovs = make([]mmsghdr, n), make([]unix.Iovec, n)
+	y.control, y.last = make([][controlSpace]byte, n), make([]int, n)
+	y.try = func(fd uintptr) { y.sent, y.errno = y.call(fd, y.msgs[y.first:y.next]) }
 	y.patient = func(fd uintptr) bool {
 		y.try(fd)
 		return y.errno != unix.EAGAIN
@@ -92,15 +97,15 @@ func (s *udpSocket) build(b *burst, first int, to *route, gso bool) int {
 // send implements outlet for the peer that the socket is connected with, or the one at the end of the route.
 func (s *udpSocket) send(b *burst, to *route, wait bool) (int, error) {
 	y := &b.sys
+	y.call = s.call
 	gso := s.gso.Load()
 	doubt := false // whether gso is why a message failed
 	done := 0
 	refusals := 0
 	for done < b.count {
 		msgs := s.build(b, done, to, gso)
-		y.first = 0
+		y.first, y.next = 0, msgs
 		for y.first < msgs {
-			y.count = msgs - y.first
 			err := s.raw.Control(y.try)
 			if err == nil && y.errno == unix.EAGAIN && wait {
 				err = s.raw.Write(y.patient)
@@ -133,8 +138,9 @@ func (s *udpSocket) send(b *burst, to *route, wait bool) (int, error) {
 			case e == unix.ECONNREFUSED && refusals < 3:
 				// The answer to an earlier datagram; this one has not been tried.
 				refusals++
-			case e == unix.ECONNREFUSED, e == unix.EAGAIN, transient(e), to != nil && unreachable(e):
+			case e == unix.ECONNREFUSED, e == unix.EAGAIN, e == unix.EIO, transient(e), to != nil && unreachable(e):
 				// Lost, as datagrams may be. One peer that cannot be reached is no reason to close a socket of many.
+				b.lose(done, y.last[y.first])
 				done = y.last[y.first]
 				y.first++
 			default:

@@ -31,6 +31,8 @@ type udpSocket struct {
 	gro   bool
 	// gso says that the kernel, or the device, cuts a long message into datagrams. It goes off for good on the first failure.
 	gso atomic.Bool
+	// call is sendmmsg(2) without waiting, but in tests.
+	call func(fd uintptr, msgs []mmsghdr) (int, syscall.Errno)
 }
 
 func newUDPSocket(conn *net.UDPConn, burst int) (*udpSocket, error) {
@@ -38,7 +40,7 @@ func newUDPSocket(conn *net.UDPConn, burst int) (*udpSocket, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &udpSocket{conn: conn, raw: raw, burst: burst}
+	s := &udpSocket{conn: conn, raw: raw, burst: burst, call: sendmmsg}
 	err = raw.Control(func(fd uintptr) {
 		_, e := unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 		s.gso.Store(e == nil && burst > 1)
@@ -114,6 +116,8 @@ func unreachable(e syscall.Errno) bool {
 	return e == unix.ENETUNREACH || e == unix.EHOSTUNREACH || e == unix.EADDRNOTAVAIL || e == unix.EACCES || e == unix.ENETDOWN || e == unix.EINVAL
 }
 
+func (s *udpSocket) segments() bool { return s.gso.Load() }
+
 func (s *udpSocket) pathMTU() int {
 	mtu := 0
 	s.raw.Control(func(fd uintptr) {
@@ -138,6 +142,8 @@ type connectedUDP struct {
 func (c connectedUDP) send(b *burst, wait bool) (int, error) { return c.sock.send(b, nil, wait) }
 
 func (c connectedUDP) pathMTU() int { return c.sock.pathMTU() }
+
+func (c connectedUDP) segments() bool { return c.sock.segments() }
 
 func (c connectedUDP) interrupt() { c.sock.conn.SetReadDeadline(time.Unix(1, 0)) }
 

@@ -12,7 +12,7 @@ import (
 // A burstSys is nothing where each datagram takes a call of its own.
 type burstSys struct{}
 
-func (burstSys) init() {}
+func (burstSys) init(int) {}
 
 func channelOver(conn net.Conn, _, _ int, linger time.Duration) (channel, error) {
 	return newStreamless(conn, linger), nil
@@ -32,6 +32,8 @@ func (s *udpSocket) wantLocal() {}
 
 func (s *udpSocket) pathMTU() int { return 0 }
 
+func (s *udpSocket) segments() bool { return false }
+
 func (s *udpSocket) send(b *burst, to *route, _ bool) (int, error) {
 	for i := range b.count {
 		if _, err := s.conn.WriteToUDPAddrPort(b.record(i), to.peer); err != nil {
@@ -41,6 +43,7 @@ func (s *udpSocket) send(b *burst, to *route, _ bool) (int, error) {
 			if os.IsTimeout(err) {
 				return i, err
 			}
+			b.lose(i, i+1)
 		}
 	}
 	return b.count, nil

@@ -15,14 +15,12 @@ func (c *Conn) WriteBatch(b packet.Batch) (int, error) {
 	u := c.pool.get()
 	defer c.pool.put(u)
 	mtu := c.MTU()
-	var bytes uint64
 	for i := 0; i < len(b); {
 		if c.dead.Load() {
 			return i, c.Err()
 		}
 		first := i
-		bytes = 0
-		u.count = 0
+		u.reset()
 		var tooBig, large bool
 		for ; i < len(b); i++ {
 			n := b[i].Len()
@@ -37,13 +35,11 @@ func (c *Conn) WriteBatch(b packet.Batch) (int, error) {
 			plain := b[i].WithHeadroom(1)
 			plain[0] = byte(wire.Data)
 			u.added(c.tx.seal(mem, typeData, c.number(), plain))
-			bytes += uint64(n)
 			large = large || n > c.floor
 		}
 		if u.count > 0 {
 			sent, err := c.out.send(u, true)
-			c.stats.packetsSent.Add(uint64(sent))
-			c.stats.bytesSent.Add(bytes)
+			c.count(u, sent)
 			if sent > 0 {
 				c.beat.Sent(true)
 			}
@@ -59,6 +55,16 @@ func (c *Conn) WriteBatch(b packet.Batch) (int, error) {
 		}
 	}
 	return len(b), nil
+}
+
+// count takes note of what became of a burst of packets, of which sent are dealt with.
+func (c *Conn) count(u *burst, sent int) {
+	left := sent - u.lost
+	c.stats.packetsSent.Add(uint64(left))
+	c.stats.bytesSent.Add(uint64(u.start(sent) - u.lostBytes - left*c.tx.size(1)))
+	if u.lost > 0 {
+		c.stats.unsent.Add(uint64(u.lost))
+	}
 }
 
 // number returns a number that no record has had.
@@ -99,12 +105,9 @@ func (c *Conn) writeFailed(err error, n int) error {
 func (c *Conn) control(t wire.Type, payload []byte) error {
 	c.controlMu.Lock()
 	defer c.controlMu.Unlock()
-	u := c.pool.get()
-	defer c.pool.put(u)
 	n := 1 + len(payload)
-	if u.room(2*c.ctl.size(n)) == nil {
-		return errTooBig
-	}
+	u := c.pool.one(2 * c.ctl.size(n))
+	defer c.pool.put(u)
 	// The record and its plaintext must not overlap.
 	plain := u.mem[c.ctl.size(n):][:n]
 	plain[0] = byte(t)
@@ -119,7 +122,10 @@ func (c *Conn) sealed(u *burst, typ byte, plain []byte) error {
 	}
 	u.added(c.ctl.seal(u.mem, typ, c.number(), plain))
 	_, err := c.out.send(u, false)
-	if err == nil {
+	switch {
+	case u.lost > 0:
+		c.stats.unsent.Add(1)
+	case err == nil:
 		c.beat.Sent(false)
 	}
 	return err
@@ -134,7 +140,7 @@ const (
 func (c *Conn) alert(level, description byte) {
 	c.controlMu.Lock()
 	defer c.controlMu.Unlock()
-	u := c.pool.get()
+	u := c.pool.one(2 * c.ctl.size(2))
 	defer c.pool.put(u)
 	plain := u.mem[c.ctl.size(2):][:2]
 	plain[0], plain[1] = level, description
