@@ -128,12 +128,15 @@ func (t *Tunnel) start(session transport.Session) error {
 	}
 
 	size := max(lease.MTU, session.MTU(), t.device.MTU())
-	ended := make(chan error, 3)
+	ended := make(chan error, 2)
 	t.running.Go(func() { ended <- packet.Copy(session, t.device, size, batchSize, t.gates[0], &t.sent) })
 	t.running.Go(func() { ended <- packet.Copy(t.device, session, size, batchSize, t.gates[1], &t.received) })
-	t.running.Go(func() { <-session.Done(); ended <- session.Err() })
 	go func() {
-		err := <-ended
+		var err error
+		select {
+		case err = <-ended:
+		case <-session.Done():
+		}
 		// The session knows best why its pumps stopped.
 		select {
 		case <-session.Done():

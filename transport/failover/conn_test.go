@@ -898,11 +898,17 @@ func BenchmarkThrough(b *testing.B) {
 	}
 	b.Run("write", func(b *testing.B) { c, far := twoPipes(b); run(b, c, far) })
 	b.Run("read", func(b *testing.B) { c, far := twoPipes(b); run(b, far, c) })
-	b.Run("forward", func(b *testing.B) {
+	// Both end in another pipe: once the goroutine of the path writes to it, once another one.
+	pump := func(b *testing.B, reader func(*Conn) packet.Reader) {
 		c, far := twoPipes(b)
 		near, in := packet.Pipe(1500, 256)
-		go c.Forward(near)
+		ended := make(chan error, 1)
+		go func() { ended <- packet.Copy(near, reader(c), 1500, 64) }()
 		run(b, far, in)
-	})
+		c.Close()
+		<-ended
+	}
+	b.Run("forward", func(b *testing.B) { pump(b, func(c *Conn) packet.Reader { return c }) })
+	b.Run("pump", func(b *testing.B) { pump(b, func(c *Conn) packet.Reader { return struct{ packet.Reader }{c} }) })
 	b.Run("bare", func(b *testing.B) { near, far := packet.Pipe(1500, 256); run(b, near, far) })
 }
