@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -93,8 +94,11 @@ func BenchmarkLadder(b *testing.B) {
 		})
 	}
 	for _, r := range rungs {
+		begun, built := false, false
 		b.Run("rung="+r.name, func(b *testing.B) {
+			begun = true
 			n := r.build(b)
+			built = true
 			for _, kind := range loads {
 				for _, way := range []string{"up", "down"} {
 					for i, family := range []string{"4", "6"} {
@@ -110,6 +114,10 @@ func BenchmarkLadder(b *testing.B) {
 				}
 			}
 		})
+		if begun && !built {
+			// What is logged about a benchmark that is skipped, or has parts, is not printed.
+			fmt.Fprintf(os.Stderr, "rung %s is left out: go test -v -run TestLadder/%s ./bench says why\n", r.name, r.name)
+		}
 	}
 }
 
