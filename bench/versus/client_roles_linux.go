@@ -21,6 +21,7 @@ import (
 type tunnelRole struct {
 	tunnel *vpn.Tunnel
 	path   string // the one that shall carry the traffic
+	began  time.Time
 }
 
 // dial opens the tunnel.
@@ -29,6 +30,7 @@ func (r *tunnelRole) dial(ctx context.Context, req request, device func(*transpo
 	if req.NoDTLS {
 		r.path = "tls"
 	}
+	r.began = time.Now()
 	r.tunnel, err = vpn.Dial(ctx, req.Server, &vpn.Config{
 		Login: login.Fixed{Username: user, Password: password}, Pins: []string{req.Pin}, NoDTLS: req.NoDTLS, Device: device,
 	})
@@ -39,6 +41,7 @@ func (r *tunnelRole) dial(ctx context.Context, req request, device func(*transpo
 type pathReply struct {
 	Path, Cipher string
 	MTU          int
+	Dialed       time.Time // when vpn.Dial was called
 }
 
 // settled waits until the tunnel is on its path.
@@ -48,7 +51,7 @@ func (r *tunnelRole) settled(ctx context.Context) (any, error) {
 	for {
 		st := r.tunnel.Status()
 		if st.Path == r.path {
-			reply := pathReply{Path: st.Path, MTU: st.MTU}
+			reply := pathReply{Path: st.Path, MTU: st.MTU, Dialed: r.began}
 			for _, p := range st.Paths {
 				if p.Name == st.Path {
 					reply.Cipher = p.Detail

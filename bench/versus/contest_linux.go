@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 )
 
@@ -23,6 +22,12 @@ func (c *contest) run(ctx context.Context, p pair) error {
 			names = append(names, x.name)
 		}
 		c.report.Pairs = append(c.report.Pairs, pairReport{Name: p.name, Title: p.title, Contenders: names, Details: map[string]string{}})
+		// Each client starts once before, so that no round reads programs from the disk.
+		for _, x := range contenders {
+			v, _, _, err := x.begin(ctx)
+			s.check(err)
+			v.end()
+		}
 		for round := 1; round <= c.options.rounds; round++ {
 			c.round(s, p, contenders, round)
 			s.check(ctx.Err())
@@ -48,26 +53,27 @@ func (c *contest) round(s *stage, p pair, contenders []*contender, round int) {
 		}
 		c.report.Samples = append(c.report.Samples, sample{p.name, test, contender, round, values})
 	}
+	line := fmt.Sprintf("%s %d/%d %s:", p.name, round, c.options.rounds, startTrial)
 	for _, x := range contenders {
 		var v *visit
 		var values map[metric]float64
 		var detail string
 		err := s.try(func() {
-			var took time.Duration
 			var err error
-			v, took, detail, err = x.begin(s.ctx)
+			v, values, detail, err = x.begin(s.ctx)
 			s.check(err)
-			values = map[metric]float64{first: float64(took) / float64(time.Millisecond)}
 		})
 		note(startTrial, x.name, values, err)
 		if err == nil {
 			visits = append(visits, v)
-			c.report.Pairs[len(c.report.Pairs)-1].Details[x.name] = strings.TrimSpace(detail)
+			line += "  " + x.name + " " + brief(values)
+			c.report.Pairs[len(c.report.Pairs)-1].Details[x.name] = detail
 		}
 	}
+	c.say("%s", line)
 	s.check(pause(s.ctx, restTime))
 	for _, t := range p.trials {
-		if t.every > 1 && round%t.every != 1 {
+		if t.every > 1 && round%t.every != 1 || c.options.tests != nil && !c.options.tests.MatchString(t.name) {
 			continue
 		}
 		for _, v := range visits {

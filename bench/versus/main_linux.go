@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -28,6 +29,7 @@ const (
 // options are what the command line says.
 type options struct {
 	pairs          string
+	tests          *regexp.Regexp // nil means all
 	rounds         int
 	duration       time.Duration
 	json, markdown string
@@ -134,6 +136,10 @@ func parse(args []string, log io.Writer) (*options, []pair, int) {
 	f.IntVar(&o.rounds, "rounds", 9, "how often each contender does each trial")
 	f.DurationVar(&o.duration, "duration", 2*time.Second, "how long a load runs, in whole seconds; on bad cables up to three times as long")
 	f.StringVar(&o.pairs, "pairs", "", "the `NAMES` of the pairs to measure, separated by commas (default all)")
+	f.Func("tests", "measure only the tests whose name matches `REGEXP`, such as '^up', and starting (default all)", func(v string) (err error) {
+		o.tests, err = regexp.Compile(v)
+		return err
+	})
 	f.StringVar(&o.json, "json", "", "keep all samples in `FILE`")
 	f.StringVar(&o.markdown, "markdown", "", "write the tables, as sections of bench/RESULTS.md, to `FILE`")
 	f.StringVar(&o.culvert, "culvert", "", "the `COMMAND` to measure (default: it is built)")

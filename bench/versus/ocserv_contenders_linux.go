@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -55,9 +57,28 @@ func newCulvertProxy(s *stage, at *place, server *ocserv.Server, command string)
 		p := s.spawn(at.host, command, append(args, server.URL)...)
 		fmt.Fprintln(p.stdin, password)
 		v := overForward(p)
-		v.settle = settledLine(p, `"event":"tunnel"`, `"state":"connected"`, `"path":"dtls"`)
+		v.settle = settledEvent(p)
 		return v
 	})
+}
+
+// settledEvent is settle for our command.
+func settledEvent(p *process) func(context.Context) (settled, error) {
+	line := settledLine(p, `"event":"tunnel"`, `"state":"connected"`, `"path":"dtls"`)
+	return func(ctx context.Context) (settled, error) {
+		s, err := line(ctx)
+		if err != nil {
+			return s, err
+		}
+		var event struct {
+			Path string
+			MTU  int
+		}
+		if err := json.Unmarshal([]byte(s.detail), &event); err != nil {
+			return s, err
+		}
+		return settled{detail: fmt.Sprintf("%s, MTU %d", event.Path, event.MTU)}, nil
+	}
 }
 
 // newDialProgram is a Go program with vpn.Dial and local ports.

@@ -18,11 +18,12 @@ const (
 	p50      metric = "p50 µs"
 	p99      metric = "p99 µs"
 	first    metric = "start to first byte ms"
+	dialed   metric = "dial to first byte ms" // of a peer: from its start
 	memory   metric = "peak memory MiB"
 )
 
 // metrics are all of them, in the order of tables.
-var metrics = []metric{rate, client, machine, gateCore, p50, p99, first, memory}
+var metrics = []metric{rate, client, machine, gateCore, p50, p99, first, dialed, memory}
 
 // A sample is what one run of one test of one contender has given.
 type sample struct {

@@ -183,7 +183,7 @@ func (r *report) markdown(w io.Writer) {
 	for _, tool := range slices.Sorted(maps.Keys(m.Versions)) {
 		fmt.Fprintf(w, ", %s %s", tool, m.Versions[tool])
 	}
-	fmt.Fprintf(w, ".\n- %d rounds, in which the contenders take turns; a usual load takes %.0f s. A ratio is ours divided by the peer's in the same round. "+
+	fmt.Fprintf(w, ".\n- Rounds: %d, in which the contenders take turns; a usual load takes %.0f s. A ratio is ours divided by the peer's in the same round. "+
 		"The tables have medians, and of the ratios the range. Where the busiest process of the gateway takes %d %% of a core or more, "+
 		"the gateway is the limit of the rate, and CPU time for each gigabyte decides: at most %.1f of the peer's.\n\n", r.Rounds, r.Duration, full, cpuBar)
 	fmt.Fprintf(w, "### Numbers to reach\n\n")

@@ -42,8 +42,9 @@ func usualTrials() []trial {
 }
 
 const (
-	// impairedTime is how long a load runs on a bad cable, where TCP takes some seconds to find its rate.
-	impairedTime = 5 * time.Second
+	// impairedTime is how long a load runs on a bad cable, where TCP takes some seconds to find its rate, and judgedTime where a
+	// number is set.
+	impairedTime, judgedTime = 4 * time.Second, 5 * time.Second
 	// sparse is how seldom the trials on a bad cable are made that no number is set for.
 	sparse = 3
 )
@@ -94,7 +95,7 @@ func impairedTrials() []trial {
 		for _, d := range []string{up, down} {
 			t := trial{name: impairedName(c, d), direction: d, streams: 1, time: impairedTime, impairment: c.impairment(), every: sparse}
 			if c == judged {
-				t.every = 1
+				t.every, t.time = 1, judgedTime
 			}
 			ts = append(ts, t)
 		}

@@ -32,11 +32,17 @@ type visit struct {
 	// await waits until the first byte has come through the tunnel, if that is the client's own business.
 	await func(ctx context.Context) error
 	// settle waits until the tunnel is as it will stay, and describes it.
-	settle func(ctx context.Context) (string, error)
+	settle func(ctx context.Context) (settled, error)
 	// server is the other end of the connections if both live inside processes: it counts what it gets.
 	server *process
 
 	clientIDs, gatewayIDs []int
+}
+
+// settled describes a tunnel.
+type settled struct {
+	detail string
+	dialed time.Time // when the program called vpn.Dial; zero for other programs
 }
 
 // A result is what a load has given.
@@ -55,7 +61,7 @@ const (
 )
 
 // begin starts the client and returns how long it took until the first byte, and how the tunnel is carried.
-func (c *contender) begin(ctx context.Context) (v *visit, first time.Duration, detail string, err error) {
+func (c *contender) begin(ctx context.Context) (v *visit, took map[metric]float64, detail string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
 	v = c.start()
@@ -66,10 +72,11 @@ func (c *contender) begin(ctx context.Context) (v *visit, first time.Duration, d
 	}
 	if err := await(ctx); err != nil {
 		v.end()
-		return nil, 0, "", fmt.Errorf("%s: no byte came through the tunnel: %w", c.name, err)
+		return nil, nil, "", fmt.Errorf("%s: no byte came through the tunnel: %w", c.name, err)
 	}
-	first = time.Since(v.client.began)
-	if detail, err = v.settle(ctx); err == nil {
+	came := time.Now()
+	s, err := v.settle(ctx)
+	if err == nil {
 		v.clientIDs, err = family(v.client.pid())
 	}
 	if err == nil {
@@ -77,9 +84,13 @@ func (c *contender) begin(ctx context.Context) (v *visit, first time.Duration, d
 	}
 	if err != nil {
 		v.end()
-		return nil, 0, "", fmt.Errorf("%s: %w", c.name, err)
+		return nil, nil, "", fmt.Errorf("%s: %w", c.name, err)
 	}
-	return v, first, detail, nil
+	if s.dialed.IsZero() {
+		s.dialed = v.client.began
+	}
+	ms := func(since time.Time) float64 { return float64(came.Sub(since)) / float64(time.Millisecond) }
+	return v, map[metric]float64{first: ms(v.client.began), dialed: ms(s.dialed)}, strings.TrimSpace(s.detail), nil
 }
 
 // end stops the client.
@@ -209,22 +220,22 @@ func (v *visit) impair(i netns.Impairment) {
 }
 
 // settledRole is settle for the roles with a tunnel of ours.
-func settledRole(p *process) func(context.Context) (string, error) {
-	return func(ctx context.Context) (string, error) {
+func settledRole(p *process) func(context.Context) (settled, error) {
+	return func(ctx context.Context) (settled, error) {
 		var r pathReply
 		if err := p.begun(ctx, nil); err != nil {
-			return "", err
+			return settled{}, err
 		}
 		if err := p.call(ctx, request{Op: "settled"}, &r); err != nil {
-			return "", err
+			return settled{}, err
 		}
-		return fmt.Sprintf("%s %s, MTU %d", r.Path, r.Cipher, r.MTU), nil
+		return settled{detail: fmt.Sprintf("%s %s, MTU %d", r.Path, r.Cipher, r.MTU), dialed: r.Dialed}, nil
 	}
 }
 
 // settledLine is settle for other programs: a line that they print.
-func settledLine(p *process, parts ...string) func(context.Context) (string, error) {
-	return func(ctx context.Context) (string, error) {
+func settledLine(p *process, parts ...string) func(context.Context) (settled, error) {
+	return func(ctx context.Context) (settled, error) {
 		line, err := p.await(ctx, 0, strings.Join(parts, " "), func(line string) bool {
 			for _, s := range parts {
 				if !strings.Contains(line, s) {
@@ -233,6 +244,6 @@ func settledLine(p *process, parts ...string) func(context.Context) (string, err
 			}
 			return true
 		})
-		return line, err
+		return settled{detail: line}, err
 	}
 }

@@ -24,8 +24,8 @@ func wireguardConfigs(s *stage) (near, far string) {
 }
 
 // settledNow is settle for what has no phases.
-func settledNow(detail string) func(context.Context) (string, error) {
-	return func(context.Context) (string, error) { return detail, nil }
+func settledNow(detail string) func(context.Context) (settled, error) {
+	return func(context.Context) (settled, error) { return settled{detail: detail}, nil }
 }
 
 // newWireguardPair is wireguard-go at both ends, with TUN.
