@@ -20,7 +20,7 @@ const (
 	// the way holds: that of a TUN device takes 500 packets, the buffer of a UDP socket of Linux 277.
 	window = 256
 	// overdue is how long a sender waits for a datagram to arrive before it takes all that are under way for lost.
-	overdue = 20 * time.Millisecond
+	overdue = 50 * time.Millisecond
 )
 
 // datagrams are flows of small UDP packets in one direction. Each begins with a sequence number, so that what is lost is known.

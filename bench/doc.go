@@ -36,7 +36,7 @@
 //
 // There are two loads. Over tcp, connections are full all the time, so that nearly all packets that go the measured way are
 // as large as the MTU. In udp64, IP packets are of 64 bytes with all headers, and each flow has so many under way at a time
-// as fill every batch and overrun no queue. Both go up, from the client, and down, over IPv4 and IPv6, in 1 flow and in 16.
+// as fill batches and overrun no queue. Both go up, from the client, and down, over IPv4 and IPv6, in 1 flow and in 16.
 // Rung 0 has packets of either size; it knows no direction, family or flow.
 //
 //	MB/s        what the application receives, in 10^6 bytes (on rung 0, the packets)
