@@ -34,7 +34,9 @@ type flow struct {
 	// peak is the most that was on its way since peakUntil was sent, about a round trip ago.
 	peak      int
 	peakUntil uint32
-	cc        cubic
+	// credit is what has arrived and was not answered by something new yet, in bytes.
+	credit int
+	cc     cubic
 
 	srtt, rttvar, minRTT time.Duration
 
@@ -50,8 +52,9 @@ type flow struct {
 	recoverTo  uint32
 	backoff    uint
 
-	probing  bool // a tail loss probe is out, which ends at probeEnd
-	probeEnd uint32
+	probing   bool // a tail loss probe is out, which ends at probeEnd
+	probeEnd  uint32
+	probeSent time.Duration
 
 	timer        *time.Timer
 	due, armed   time.Duration // what is due, and when the timer looks after it; 0 is never
@@ -93,8 +96,9 @@ const (
 	maxTimeout     = 30 * time.Second
 	initialTimeout = time.Second
 	// delayedAck is how long peers may wait before they acknowledge a single segment.
-	delayedAck   = 60 * time.Millisecond
-	clockMargin  = 2 * time.Millisecond
+	delayedAck = 60 * time.Millisecond
+	// clockMargin is how long a busy machine may take to run a goroutine.
+	clockMargin  = 10 * time.Millisecond
 	dupThreshold = 3
 	maxPatience  = 16
 	burst        = 16
@@ -166,6 +170,7 @@ func (f *flow) sent(p *stack.PacketBuffer, ip, tcp []byte, size int, now time.Du
 	f.pieces = append(f.compact(), piece{seq: seq, end: end, base: seq, pkt: p.IncRef(), sent: now, tries: 1, fin: fin})
 	f.fin = f.fin || fin
 	f.nxt = end
+	f.credit = max(f.credit-size/2, 0)
 	if n := f.pipe(); n > f.peak || !before(f.una, f.peakUntil) {
 		f.peak, f.peakUntil = n, f.nxt
 	}
@@ -297,8 +302,9 @@ func (f *flow) acknowledged(tcp []byte, now time.Duration) {
 	f.adapt(dsack)
 	if f.probing && !before(f.una, f.probeEnd) {
 		f.probing = false
-		if !dsack && !f.recovering {
-			f.cc.lost(f.mss) // the probe has repaired it
+		// Was it the probe that has arrived, and not what it repeats?
+		if !dsack && !f.recovering && now-f.probeSent >= f.minRTT {
+			f.cc.lost(f.mss)
 		}
 	}
 	if f.recovering && !before(f.una, f.recoverTo) {
@@ -316,7 +322,8 @@ func (f *flow) acknowledged(tcp []byte, now time.Duration) {
 	f.detect(now)
 	f.resendLost(now)
 	f.schedule(now)
-	f.limit(tcp, d.bytes)
+	f.credit += d.bytes
+	f.limit(tcp)
 }
 
 // advance moves una to ack.
@@ -585,13 +592,13 @@ func (f *flow) packet(c *piece) *stack.PacketBuffer {
 }
 
 // limit sets the window in tcp to what may be in flight, unless the peer has less room.
-// What it opens is bounded by what has arrived just now: an acknowledgement that closes a hole
+// What it opens is bounded by what has arrived since something was sent: an acknowledgement that closes a hole
 // must not let a whole window go at once.
-func (f *flow) limit(tcp []byte, arrived int) {
+func (f *flow) limit(tcp []byte) {
 	if f.mss == 0 {
 		return
 	}
-	room := min(max(int(f.cc.cwnd)-f.pipe(), 0), 2*arrived+burst*f.mss) + int(f.nxt-f.una)
+	room := min(max(int(f.cc.cwnd)-f.pipe(), 0), 2*f.credit+burst*f.mss) + int(f.nxt-f.una)
 	unit := 1 << f.shift
 	window := (room + unit - 1) >> f.shift
 	if window < int(binary.BigEndian.Uint16(tcp[14:])) {
@@ -651,13 +658,19 @@ func (f *flow) look() {
 		f.arm(now)
 		return
 	}
+	if f.g.l.queue.waiting() {
+		// What is missed may not have left yet.
+		f.due = now + max(f.srtt, clockMargin)
+		f.arm(now)
+		return
+	}
 	switch f.dueIs {
 	case dueReorder:
 		f.due = 0
 		f.detect(now)
 		f.resendLost(now)
 	case dueProbe:
-		f.probing, f.probeEnd = true, f.nxt
+		f.probing, f.probeEnd, f.probeSent = true, f.nxt, now
 		last := len(f.pieces) - 1
 		if c := &f.pieces[last]; c.size() > f.mss {
 			f.split(c.end - uint32(f.mss))

@@ -200,7 +200,7 @@ func (g *governor) arrived(p []byte, ip *ipInfo, index int, batch uint64) (earli
 		return -1
 	}
 	if f.una == f.nxt {
-		f.limit(tcp, 0)
+		f.limit(tcp)
 		return -1
 	}
 	if !ip.transportSumValid(p) {

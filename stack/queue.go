@@ -128,6 +128,13 @@ func (q *queue) take(dst []*stack.PacketBuffer, size int, wait bool) (n int, err
 	return n, nil
 }
 
+// waiting reports whether packets wait for a reader, or writers for room.
+func (q *queue) waiting() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.n > 0 || q.waiters > 0
+}
+
 // wait returns nil when there is something to take, and an error when there never will be.
 func (q *queue) wait() error {
 	q.mu.Lock()
