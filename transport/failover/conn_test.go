@@ -671,6 +671,7 @@ func TestNetworkChanged(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		dtls.set(nil)
 		c.NetworkChanged()
+		time.Sleep(tryGap) // the last try may just have begun
 		synctest.Wait()
 		if s := c.State(); s.Active != "dtls" {
 			t.Errorf("State = %+v", s)

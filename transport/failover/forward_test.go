@@ -170,9 +170,11 @@ func TestForwardToDstThatBlocks(t *testing.T) {
 		send(t, tls, 10, 13) // waits for its turn
 		synctest.Wait()
 
+		dtls.set(errBroken)
 		dtls.link().left.Store(0)
 		tls.link().left.Store(0)
-		write(t, c, 0, 5) // dtls fails, tls fails, and one of them comes back and takes it
+		write(t, c, 0, 5) // dtls fails, tls fails, and comes back and takes it
+		dtls.set(nil)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if s := c.State(); !s.Paths[0].Open || !s.Paths[1].Open || s.Paths[0].Opens != 2 || s.Paths[1].Opens != 2 {
@@ -394,32 +396,61 @@ func TestIdlePathsOwnNothing(t *testing.T) {
 	})
 }
 
-func TestForwardNoAllocation(t *testing.T) {
-	c, far := twoPipes(t)
-	near, in := packet.Pipe(1500, 256)
-	ended := make(chan error, 1)
-	go func() { ended <- c.Forward(near, sieve{}) }()
-	out, got := packet.NewBatch(64, 1500), packet.NewBatch(64, 1500)
-	for i := range out {
-		numbered(&out[i], 2)
+// A tokenLink is a Conn whose Wait returns once for each token.
+type tokenLink struct {
+	packet.Conn
+	tokens chan struct{}
+}
+
+func (l *tokenLink) Wait() error {
+	if _, ok := <-l.tokens; !ok {
+		return net.ErrClosed
 	}
-	move := func() {
-		if _, err := far.WriteBatch(out); err != nil {
+	return nil
+}
+
+func TestForwardNoAllocation(t *testing.T) {
+	for _, waiting := range []bool{false, true} {
+		path, far := packet.Pipe(1500, 256)
+		tokens := make(chan struct{}, 1)
+		conn := path
+		if waiting {
+			conn = &tokenLink{path, tokens}
+		}
+		c := New(Config{Paths: []Path{opener{conn}}})
+		if err := c.WaitReady(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		for n := 0; n < len(out); {
-			m, err := in.ReadBatch(got)
-			if err != nil {
+		near, in := packet.Pipe(1500, 256)
+		ended := make(chan error, 1)
+		go func() { ended <- c.Forward(near, sieve{}) }()
+		out, got := packet.NewBatch(64, 1500), packet.NewBatch(64, 1500)
+		for i := range out {
+			numbered(&out[i], 2)
+		}
+		move := func() {
+			if _, err := far.WriteBatch(out); err != nil {
 				t.Fatal(err)
 			}
-			n += m
+			if waiting {
+				tokens <- struct{}{}
+			}
+			for n := 0; n < len(out); {
+				m, err := in.ReadBatch(got)
+				if err != nil {
+					t.Fatal(err)
+				}
+				n += m
+			}
 		}
+		move()
+		if n := testing.AllocsPerRun(200, move); n != 0 {
+			t.Errorf("waiting=%v: %v allocations for each batch forwarded", waiting, n)
+		}
+		close(tokens)
+		c.Close()
+		<-ended
 	}
-	if n := testing.AllocsPerRun(200, move); n != 0 {
-		t.Errorf("%v allocations for each batch forwarded", n)
-	}
-	c.Close()
-	<-ended
 }
 
 // An opener is a path that opens one connection.
