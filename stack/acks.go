@@ -17,7 +17,7 @@ import (
 // It is a cache, of flows that a hash tells apart: one that gave way to another flow is only as bad off as without.
 type acks struct {
 	seed  maphash.Seed
-	flows [ackFlows]latestAck
+	flows []latestAck // nil until something is remembered: many stacks are idle
 }
 
 type latestAck struct {
@@ -49,6 +49,9 @@ func (a *acks) correct(p []byte, ip *ipInfo, now time.Time) {
 	n := copy(key[:], ip.pairBytes(p))
 	n += copy(key[n:], tcp[:4])
 	flow := maphash.Bytes(a.seed, key[:n])
+	if a.flows == nil {
+		a.flows = make([]latestAck, ackFlows)
+	}
 	latest := &a.flows[flow%ackFlows]
 	switch flags := header.TCPFlags(tcp[13]); {
 	case flags&(header.TCPFlagSyn|header.TCPFlagRst) != 0:

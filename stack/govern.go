@@ -20,7 +20,7 @@ type governor struct {
 	mu     sync.Mutex
 	flows  map[uint64]*flow
 	recent *flow
-	offers [synOffers]offer
+	offers []offer // nil, or synOffers of them
 	closed bool
 }
 
@@ -129,6 +129,9 @@ func (g *governor) begin(key uint64, tcp []byte, f *flow) {
 	}
 	f = &flow{g: g, key: key, una: seq + 1, nxt: seq + 1}
 	if header.TCPFlags(tcp[13])&header.TCPFlagAck != 0 {
+		if g.offers == nil {
+			return
+		}
 		o := &g.offers[key%synOffers]
 		if !o.valid || o.key != key || !o.sack {
 			return
@@ -229,6 +232,9 @@ func (g *governor) arrived(p []byte, ip *ipInfo, index int, batch uint64) (earli
 func (g *governor) syn(f *flow, key uint64, tcp []byte) {
 	shift, sack := synOptions(tcp)
 	if header.TCPFlags(tcp[13])&header.TCPFlagAck == 0 {
+		if g.offers == nil {
+			g.offers = make([]offer, synOffers)
+		}
 		g.offers[key%synOffers] = offer{key: key, shift: shift, sack: sack, valid: true}
 		return
 	}

@@ -43,8 +43,9 @@ type link struct {
 	govern governor
 
 	// errors are ICMP errors on their way to the connections that they concern, see deliverErrors.
-	errors chan *stack.PacketBuffer
-	closed atomic.Bool
+	errors     chan *stack.PacketBuffer
+	delivering atomic.Bool // deliverErrors runs
+	closed     atomic.Bool
 }
 
 // gsoMaxSize is the largest packet, in bytes, that TCP hands over: what fits the length field of IPv4.
@@ -181,27 +182,28 @@ func (l *link) inject(p *stack.PacketBuffer) {
 	p.DecRef()
 }
 
-// deliverErrors hands ICMP errors to the stack until done is closed. It is a goroutine of its own because the
+// deliverErrors hands ICMP errors to the stack until there is none. It runs in a goroutine of its own because the
 // connection that an error concerns is locked while it is told, and may send at once: a goroutine that injects packets must never
 // have to wait for the one that reads them.
-func (l *link) deliverErrors(done <-chan struct{}) {
+func (l *link) deliverErrors() {
 	for {
 		select {
 		case p := <-l.errors:
-			if l.s.tellUnreachable(p) {
+			switch {
+			case l.closed.Load():
 				p.DecRef()
-			} else {
+			case l.s.tellUnreachable(p):
+				p.DecRef()
+			default:
 				l.inject(p)
 			}
-		case <-done:
-			for {
-				select {
-				case p := <-l.errors:
-					p.DecRef()
-				default:
-					return
-				}
-			}
+			continue
+		default:
+		}
+		l.delivering.Store(false)
+		// One that came just now has found this goroutine still running.
+		if len(l.errors) == 0 || l.delivering.Swap(true) {
+			return
 		}
 	}
 }
@@ -211,17 +213,25 @@ func (l *link) deferError(p []byte, ip *ipInfo) {
 	pkt := newInbound(p, ip)
 	select {
 	case l.errors <- pkt:
-		if l.closed.Load() {
-			// The goroutine that empties the channel may have gone.
-			select {
-			case p := <-l.errors:
-				p.DecRef()
-			default:
-			}
-		}
 	default:
 		l.s.stats.icmpDropped.Add(1)
 		pkt.DecRef()
+		return
+	}
+	if !l.delivering.Swap(true) && !l.s.start(l.deliverErrors) {
+		l.dropErrors()
+	}
+}
+
+// dropErrors drops the ICMP errors that nobody will deliver.
+func (l *link) dropErrors() {
+	for {
+		select {
+		case p := <-l.errors:
+			p.DecRef()
+		default:
+			return
+		}
 	}
 }
 
@@ -280,6 +290,7 @@ func (l *link) Close() error {
 	l.writeMu.Lock()
 	l.merge = coalescer{} // the lock has waited for the WriteBatch that went on
 	l.writeMu.Unlock()
+	l.dropErrors()
 	l.readMu.Lock()
 	defer l.readMu.Unlock()
 	l.cut.stop()

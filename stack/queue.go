@@ -20,7 +20,7 @@ type queue struct {
 	notEmpty sync.Cond
 	room     sync.Cond
 
-	ring    []*stack.PacketBuffer // its length is a power of two
+	ring    []*stack.PacketBuffer // its length is a power of two, and grows up to queuePackets
 	head, n int
 	bytes   int
 
@@ -37,12 +37,14 @@ const (
 	queueBytes = 512 << 10
 	// queuePackets bounds small packets, such as acknowledgements. It is a power of two.
 	queuePackets = 1024
+	// initialRing is how many packets an idle stack has room for.
+	initialRing = 16
 
 	writeWait = 100 * time.Millisecond
 )
 
 func newQueue() *queue {
-	q := &queue{ring: make([]*stack.PacketBuffer, queuePackets)}
+	q := &queue{ring: make([]*stack.PacketBuffer, initialRing)}
 	q.notEmpty.L, q.room.L = &q.mu, &q.mu
 	q.alarm = time.AfterFunc(time.Hour, q.overdue)
 	q.alarm.Stop()
@@ -64,7 +66,7 @@ func (q *queue) overdue() {
 	q.room.Broadcast()
 }
 
-func (q *queue) full() bool { return q.bytes >= queueBytes || q.n == len(q.ring) }
+func (q *queue) full() bool { return q.bytes >= queueBytes || q.n == queuePackets }
 
 // put appends p, of which it takes a reference of its own, and reports whether it did. Without wait it does not wait
 // for room.
@@ -88,11 +90,22 @@ func (q *queue) put(p *stack.PacketBuffer, wait bool) bool {
 	if q.closed || q.full() {
 		return false
 	}
+	if q.n == len(q.ring) {
+		q.grow()
+	}
 	q.ring[(q.head+q.n)&(len(q.ring)-1)] = p.IncRef()
 	q.n++
 	q.bytes += p.Size()
 	q.notEmpty.Signal()
 	return true
+}
+
+// grow doubles the ring.
+func (q *queue) grow() {
+	ring := make([]*stack.PacketBuffer, 2*len(q.ring))
+	n := copy(ring, q.ring[q.head:])
+	copy(ring[n:], q.ring[:q.head])
+	q.ring, q.head = ring, 0
 }
 
 // take moves packets into dst, as many as there are, but no more than one beyond size bytes. With wait it waits for the first.
@@ -119,7 +132,7 @@ func (q *queue) take(dst []*stack.PacketBuffer, size int, wait bool) (n int, err
 	if n > 0 {
 		q.stalled = false
 		// Writers are woken when there is room for several segments, since waking each for one costs more than it gains.
-		if q.waiters > 0 && q.bytes <= queueBytes/2 && q.n <= len(q.ring)/2 {
+		if q.waiters > 0 && q.bytes <= queueBytes/2 && q.n <= queuePackets/2 {
 			q.progress = time.Now()
 			q.alarm.Reset(writeWait)
 			q.room.Broadcast()

@@ -208,7 +208,6 @@ func New(cfg Config) (*Stack, error) {
 		s.Close()
 		return nil, err
 	}
-	s.start(func() { s.link.deliverErrors(s.done) })
 	return s, nil
 }
 
