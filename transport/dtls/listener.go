@@ -2,6 +2,7 @@ package dtls
 
 import (
 	"bytes"
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -89,6 +90,7 @@ type Listener struct {
 	byIP     map[netip.Addr]map[*port]struct{}
 	ports    map[*port]struct{}
 	clients  map[string]*client
+	resting  *list.List // of *client, with neither a channel nor a handshake, those that rest for longest first
 	attempts int
 
 	// The rest belongs to the receiving goroutine.
@@ -107,10 +109,13 @@ type flow struct {
 
 // A client is what the Listener remembers about one session.
 type client struct {
+	id       string
 	port     *port
 	attempts []*attempt
 	tokens   float64
 	at       time.Time
+	rest     *list.Element // in Listener.resting, or nil
+	since    time.Time     // that it rests
 }
 
 // An attempt is a handshake under way.
@@ -143,7 +148,7 @@ func Listen(pc *net.UDPConn, cfg ListenerConfig) (*Listener, error) {
 	l := &Listener{
 		cfg: cfg, sock: sock, local: pc.LocalAddr(), log: cfg.Logger, pool: newBurstPool(),
 		flows: map[netip.AddrPort]flow{}, byIP: map[netip.Addr]map[*port]struct{}{}, ports: map[*port]struct{}{},
-		clients: map[string]*client{}, in: newIntake(sock, maxPlain, true), scratch: make([]byte, 0, maxDatagram),
+		clients: map[string]*client{}, resting: list.New(), in: newIntake(sock, maxPlain, true), scratch: make([]byte, 0, maxDatagram),
 		tokens: trialBurst, tokensAt: time.Now(),
 	}
 	if l.log == nil {
@@ -275,13 +280,9 @@ func (l *Listener) hello(h hello, d []byte, from netip.AddrPort, local netip.Add
 
 // sendOne sends a datagram of a handshake.
 func (l *Listener) sendOne(d []byte, to *route) error {
-	b := l.pool.get()
+	b := l.pool.one(len(d))
 	defer l.pool.put(b)
-	mem := b.room(len(d))
-	if mem == nil {
-		return errTooBig
-	}
-	b.added(copy(mem, d))
+	b.added(copy(b.mem, d))
 	_, err := l.sock.send(b, to, false)
 	return err
 }
@@ -294,14 +295,10 @@ func (l *Listener) admit(a *attempt) bool {
 	if l.closed || l.attempts >= totalAttempts {
 		return false
 	}
+	l.forgetResting(now)
 	c := l.clients[a.id]
 	if c == nil {
-		for id, c := range l.clients {
-			if c.port == nil && len(c.attempts) == 0 && now.Sub(c.at) > forgetAfter {
-				delete(l.clients, id)
-			}
-		}
-		c = &client{tokens: sessionAttempts, at: now}
+		c = &client{id: a.id, tokens: sessionAttempts, at: now}
 		l.clients[a.id] = c
 	}
 	c.tokens = min(sessionAttempts, c.tokens+now.Sub(c.at).Seconds()/attemptPace.Seconds())
@@ -322,7 +319,31 @@ func (l *Listener) admit(a *attempt) bool {
 	l.flows[a.from] = f
 	c.attempts = append(c.attempts, a)
 	l.attempts++
+	if c.rest != nil {
+		l.resting.Remove(c.rest)
+		c.rest = nil
+	}
 	return true
+}
+
+// settle notes that the session may have neither a channel nor a handshake any more. It needs mu.
+func (l *Listener) settle(c *client) {
+	if c.port == nil && len(c.attempts) == 0 && c.rest == nil {
+		c.since = time.Now()
+		c.rest = l.resting.PushBack(c)
+	}
+}
+
+// forgetResting forgets the sessions that have had neither a channel nor a handshake for long. It needs mu.
+func (l *Listener) forgetResting(now time.Time) {
+	for e := l.resting.Front(); e != nil; e = l.resting.Front() {
+		c := e.Value.(*client)
+		if now.Sub(c.since) <= forgetAfter {
+			return
+		}
+		l.resting.Remove(e)
+		delete(l.clients, c.id)
+	}
 }
 
 // leave notes that the handshake is over. It needs mu.
@@ -335,6 +356,7 @@ func (l *Listener) leave(a *attempt) {
 			break
 		}
 	}
+	l.settle(c)
 	if f := l.flows[a.from]; f.attempt == a {
 		f.attempt = nil
 		l.setFlow(a.from, f)
@@ -454,6 +476,7 @@ func (l *Listener) forget(p *port) {
 	l.drop(p)
 	if c := l.clients[p.id]; c != nil && c.port == p {
 		c.port = nil
+		l.settle(c)
 	}
 }
 
