@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"culvert.example/vpn/transport"
+	"culvert.example/vpn/transport/cstp"
 	"culvert.example/vpn/transport/login"
 	"culvert.example/vpn/transport/trust"
 	"culvert.example/vpn/transport/wire"
@@ -181,15 +182,23 @@ func (d *Dialer) DialSession(ctx context.Context) (transport.Session, error) {
 	}
 	ticket := &login.Ticket{Cookie: d.Cookie, Host: hostPort(u), URL: u, UserAgent: d.userAgent()}
 	var lastLogin time.Time
+	var kept *cstp.Link
 	if d.Cookie == "" {
-		if ticket, err = d.login(ctx, u); err != nil {
+		cfg, err := d.loginConfig(u)
+		if err != nil {
 			return nil, err
 		}
+		cfg.Client = func(nc net.Conn, cfg *tls.Config) login.Conn { return cstp.Client(nc, cfg) }
+		var conn login.Conn
+		if ticket, conn, err = login.LoginConn(ctx, cfg); err != nil {
+			return nil, err
+		}
+		kept, _ = conn.(*cstp.Link)
 		lastLogin = time.Now()
 	}
 	settled := make(chan struct{})
 	s := &Session{
-		dialer: d, server: u, ticket: ticket, lastLogin: lastLogin, pause: loginPause,
+		dialer: d, server: u, ticket: ticket, kept: kept, lastLogin: lastLogin, pause: loginPause,
 		settled: settled, settle: sync.OnceFunc(func() { close(settled) }), started: make(chan struct{}),
 	}
 	if err := s.open(ctx); err != nil {

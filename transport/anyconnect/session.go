@@ -66,6 +66,7 @@ type Session struct {
 	mu        sync.Mutex
 	closing   bool // Close was called, and no path is to be opened any more
 	ticket    *login.Ticket
+	kept      *cstp.Link // the connection of the login, until the tunnel is asked for
 	lastLogin time.Time
 	pause     time.Duration // until the next login at the earliest
 	sockets   []net.Conn    // of DTLS, the retired ones too
@@ -346,8 +347,21 @@ func (s *Session) connect(ctx context.Context) (*cstp.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	s.mu.Lock()
-	ticket, old := s.ticket, s.lease
+	ticket, old, kept := s.ticket, s.lease, s.kept
+	s.kept = nil
 	s.mu.Unlock()
+	if kept != nil {
+		conn, err := s.request(ctx, kept, ticket, old)
+		if err == nil {
+			return conn, nil
+		}
+		kept.Close()
+		var status *cstp.StatusError
+		if errors.As(err, &status) || ctx.Err() != nil {
+			return nil, err
+		}
+		s.dialer.logger().Debug("the gateway takes no tunnel on the connection of the login", "err", err)
+	}
 
 	// Only the member of a cluster that made the session knows it, so the address is kept, unless it is said to change. What a
 	// dialer of the caller's connects to may be a proxy, whose address that is then.

@@ -38,6 +38,7 @@ const (
 // connection must be replaceable on purpose, to show a certificate.
 type agent struct {
 	dial      func(ctx context.Context, network, address string) (net.Conn, error)
+	client    func(nc net.Conn, cfg *tls.Config) Conn
 	tls       *tls.Config
 	hasCert   bool
 	userAgent string
@@ -47,7 +48,7 @@ type agent struct {
 	url *url.URL // where the login starts: https, host, path, query
 	jar []wire.Value
 
-	conn   *tls.Conn
+	conn   Conn
 	br     *bufio.Reader
 	budget *budget
 	addr   netip.AddrPort
@@ -74,6 +75,7 @@ func newAgent(cfg *Config) (*agent, error) {
 	}
 	a := &agent{
 		dial:      cfg.DialContext,
+		client:    cfg.Client,
 		userAgent: cfg.UserAgent,
 		timeout:   cfg.RequestTimeout,
 		log:       cfg.Logger,
@@ -104,6 +106,9 @@ func newAgent(cfg *Config) (*agent, error) {
 	if a.hasCert = len(a.tls.Certificates) > 0 || a.tls.GetClientCertificate != nil; a.hasCert {
 		// Old gateways ask for the certificate after the first request. The tunnel uses another connection without this.
 		a.tls.Renegotiation = tls.RenegotiateFreelyAsClient
+	}
+	if a.client == nil || a.hasCert {
+		a.client = func(nc net.Conn, cfg *tls.Config) Conn { return tls.Client(nc, cfg) }
 	}
 	a.tls.GetClientCertificate = a.clientCertificate(a.tls.Certificates, a.tls.GetClientCertificate)
 	if a.tls.ServerName == "" {
@@ -176,7 +181,7 @@ func (a *agent) connect(ctx context.Context) error {
 		a.addr = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 	}
 	a.certWanted = false
-	conn := tls.Client(nc, a.tls)
+	conn := a.client(nc, a.tls)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = nc.Close()
 		return a.failure(ctx, "no TLS with", err)
@@ -189,7 +194,7 @@ func (a *agent) connect(ctx context.Context) error {
 	return nil
 }
 
-func (a *agent) setCert(conn *tls.Conn) {
+func (a *agent) setCert(conn Conn) {
 	if certs := conn.ConnectionState().PeerCertificates; len(certs) > 0 {
 		a.cert = certs[0]
 	}

@@ -24,13 +24,24 @@ const (
 	maxDiffer = 3  // repetitions of a new password that differ from it
 )
 
-// Login logs in and returns the ticket for the tunnel. It closes every connection that it makes. Context bounds it as a
+// Login logs in and returns the ticket for the tunnel. It closes every connection that it makes. The context bounds it as a
 // whole, the prompts included. The errors match ErrLogin, ErrPrompt, ErrUntrusted, ErrRefused, ErrUnreachable, ErrProtocol
 // or ErrUnsupported of package transport.
 func Login(ctx context.Context, cfg *Config) (*Ticket, error) {
+	t, conn, err := LoginConn(ctx, cfg)
+	if conn != nil {
+		_ = conn.Close() // the ticket is all that was wanted
+	}
+	return t, err
+}
+
+// LoginConn is like [Login], but leaves the connection open that the login ended on, so that the tunnel can be asked for
+// without another handshake. The connection is one that Config.Client has made, and the caller closes it. It is nil if there is none, be
+// it that the gateway has closed it or that it is not fit for a tunnel; and it may turn out to be closed when it is used.
+func LoginConn(ctx context.Context, cfg *Config) (*Ticket, Conn, error) {
 	a, err := newAgent(cfg)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c := &conversation{agent: a, prompter: cfg.Prompter, version: cfg.Version, device: cfg.Device}
 	if c.version == "" {
@@ -39,8 +50,12 @@ func Login(ctx context.Context, cfg *Config) (*Ticket, error) {
 	if c.device.Platform == "" {
 		c.device.Platform = Platform()
 	}
-	defer c.hangUp()
-	return c.run(ctx)
+	t, err := c.run(ctx)
+	if err != nil || cfg.Client == nil || c.hasCert || c.conn == nil || c.br.Buffered() > 0 {
+		c.hangUp()
+		return t, nil, err
+	}
+	return t, c.conn, nil
 }
 
 // Platform returns what gateways call this system: linux, linux-64, win, mac-intel, android or apple-ios.

@@ -37,6 +37,9 @@ type Config struct {
 	TLS *tls.Config
 	// DialContext opens TCP connections to the gateway. If nil, a net.Dialer does.
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
+	// Client makes the client's side of a TLS connection over nc, before the handshake. If nil, tls.Client does. It is not
+	// asked if TLS has a client certificate, for which the connection may have to be renegotiated.
+	Client func(nc net.Conn, cfg *tls.Config) Conn
 	// UserAgent is the User-Agent header; gateways choose their dialect by it. If empty it is DefaultUserAgent.
 	UserAgent string
 	// Version is the client version in the documents. If empty, it is taken from the user agent.
@@ -48,6 +51,13 @@ type Config struct {
 	RequestTimeout time.Duration
 	// Logger is told the steps, never a secret. Nil discards.
 	Logger *slog.Logger
+}
+
+// A Conn is a TLS connection, such as *tls.Conn.
+type Conn interface {
+	net.Conn
+	HandshakeContext(ctx context.Context) error
+	ConnectionState() tls.ConnectionState
 }
 
 // DefaultUserAgent is the User-Agent that all known gateways take for an AnyConnect client.
