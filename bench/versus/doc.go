@@ -17,7 +17,7 @@
 //   - CPU time for each gigabyte that was carried, of the client's processes and of the whole machine. It includes the
 //     kernel's time, as the kernel accounts it to processes
 //   - how much of one core the busiest process of the gateway takes: where it is near 100 % the gateway is the limit, and rates
-//     say nothing about the clients
+//     say nothing about the clients; and how busy the machine is as a whole
 //   - the largest resident memory of the client's processes
 //   - the time from starting the client until the first byte came through the tunnel, with its login; for programs on vpn.Dial
 //     also the time from that call

@@ -96,6 +96,9 @@ func (v *visit) iperfOnce(ctx context.Context, direction string, streams int, d 
 		return result{}, err
 	}
 	bytes, rate, err := parseIperf(out)
+	if ctx.Err() != nil {
+		return result{}, fmt.Errorf("iperf3 did not end: %w", ctx.Err())
+	}
 	if err != nil {
 		return result{}, errors.Join(err, runErr)
 	}

@@ -69,11 +69,12 @@ func run(ctx context.Context, args []string, out, log io.Writer) int {
 		fmt.Fprintf(log, "%6.0fs "+format+"\n", append([]any{time.Since(begun).Seconds()}, args...)...)
 	}
 	fail := func(err error) int {
-		fmt.Fprintln(log, "versus:", err)
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
+			fmt.Fprintln(log, "versus: interrupted")
 			return exitInterrupted
-		case errors.Is(err, errMissing):
+		}
+		fmt.Fprintln(log, "versus:", err)
+		if errors.Is(err, errMissing) {
 			return exitMissing
 		}
 		return exitFailed
@@ -119,7 +120,7 @@ func run(ctx context.Context, args []string, out, log io.Writer) int {
 	r.print(out)
 	switch {
 	case err != nil || ctx.Err() != nil:
-		return fail(errors.Join(err, ctx.Err()))
+		return fail(err)
 	case len(r.Failures) > 0:
 		return exitFailed
 	case o.strict && slices.ContainsFunc(r.Numbers, func(j judgement) bool { return j.Verdict == missed }):

@@ -50,20 +50,22 @@ const (
 
 // A judgement is a number with what was measured for it in one test by one contender.
 type judgement struct {
-	Number              string  `json:"number"`
-	Pair                string  `json:"pair"`
-	Test                string  `json:"test"`
-	Ours                string  `json:"ours"`
-	Peer                string  `json:"peer"`
-	Metric              metric  `json:"metric"`
-	AtMost              bool    `json:"at_most"`
-	Bar                 float64 `json:"bar"`
-	Stretch             float64 `json:"stretch"`
-	OurValue, PeerValue float64
-	Ratio               spread  `json:"ratio"`
-	CPU                 spread  `json:"cpu"`     // the ratio of the client's CPU time for each gigabyte
-	Gateway             float64 `json:"gateway"` // % of a core with our client
-	Verdict             verdict `json:"verdict"`
+	Number    string  `json:"number"`
+	Pair      string  `json:"pair"`
+	Test      string  `json:"test"`
+	Ours      string  `json:"ours"`
+	Peer      string  `json:"peer"`
+	Metric    metric  `json:"metric"`
+	AtMost    bool    `json:"at_most"`
+	Bar       float64 `json:"bar"`
+	Stretch   float64 `json:"stretch"`
+	OurValue  float64 `json:"our_value"`
+	PeerValue float64 `json:"peer_value"`
+	Ratio     spread  `json:"ratio"`
+	CPU       spread  `json:"cpu"`     // the ratio of the client's CPU time for each gigabyte
+	Gateway   float64 `json:"gateway"` // % of a core with our client
+	Busy      float64 `json:"busy"`    // % of the machine, likewise
+	Verdict   verdict `json:"verdict"`
 }
 
 // judge compares a number with the samples of a test. It is false if there are none.
@@ -73,7 +75,7 @@ func (n number) judge(samples []sample, test, ours, peer string) (judgement, boo
 		Number: n.title, Pair: n.pair, Test: test, Ours: ours, Peer: peer, Metric: n.metric, AtMost: n.atMost, Bar: n.bar, Stretch: n.stretch,
 		OurValue: a.spread().Median, PeerValue: b.spread().Median, Ratio: a.over(b).spread(),
 		CPU:     pick(samples, n.pair, test, ours, client).over(pick(samples, n.pair, test, peer, client)).spread(),
-		Gateway: pick(samples, n.pair, test, ours, gateCore).spread().Median,
+		Gateway: pick(samples, n.pair, test, ours, gateCore).spread().Median, Busy: pick(samples, n.pair, test, ours, busy).spread().Median,
 	}
 	if j.Ratio.N == 0 {
 		return j, false

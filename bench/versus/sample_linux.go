@@ -2,6 +2,7 @@ package main
 
 import (
 	"maps"
+	"runtime"
 	"slices"
 	"time"
 )
@@ -14,6 +15,7 @@ const (
 	rate     metric = "Mbit/s"
 	client   metric = "client CPU s/GB"
 	machine  metric = "machine CPU s/GB"
+	busy     metric = "machine % busy"
 	gateCore metric = "gateway % of a core"
 	p50      metric = "p50 µs"
 	p99      metric = "p99 µs"
@@ -23,7 +25,7 @@ const (
 )
 
 // metrics are all of them, in the order of tables.
-var metrics = []metric{rate, client, machine, gateCore, p50, p99, first, dialed, memory}
+var metrics = []metric{rate, client, machine, busy, gateCore, p50, p99, first, dialed, memory}
 
 // A sample is what one run of one test of one contender has given.
 type sample struct {
@@ -48,7 +50,7 @@ func (r result) values() map[metric]float64 {
 	gb := r.bytes / 1e9
 	return map[metric]float64{
 		rate: r.rate / 1e6, client: r.cost.client.Seconds() / gb, machine: r.cost.machine.Seconds() / gb,
-		gateCore: 100 * r.cost.gatewayShare,
+		gateCore: 100 * r.cost.gatewayShare, busy: 100 * r.cost.machine.Seconds() / (r.cost.wall.Seconds() * float64(runtime.NumCPU())),
 	}
 }
 
@@ -85,8 +87,10 @@ func (s series) over(t series) series {
 
 // A spread is the median of some values with the least and the greatest. N is how many there are.
 type spread struct {
-	N                       int
-	Median, Least, Greatest float64
+	N        int     `json:"n"`
+	Median   float64 `json:"median"`
+	Least    float64 `json:"least"`
+	Greatest float64 `json:"greatest"`
 }
 
 // spread summarizes the values.

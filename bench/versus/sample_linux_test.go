@@ -2,6 +2,7 @@ package main
 
 import (
 	"math"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -37,7 +38,7 @@ func TestOver(t *testing.T) {
 
 func TestValues(t *testing.T) {
 	r := result{bytes: 2e9, rate: 8e9, cost: cost{wall: 2 * time.Second, client: 3 * time.Second, machine: 4 * time.Second, gatewayShare: 0.95}}
-	want := map[metric]float64{rate: 8000, client: 1.5, machine: 2, gateCore: 95}
+	want := map[metric]float64{rate: 8000, client: 1.5, machine: 2, gateCore: 95, busy: 200 / float64(runtime.NumCPU())}
 	got := r.values()
 	for m, v := range want {
 		if math.Abs(got[m]-v) > 1e-9 {

@@ -94,18 +94,18 @@ func (s spread) limits() string {
 
 // numbersTable is the table of the numbers to reach.
 func (r *report) numbersTable() *table {
-	t := &table{head: []string{"pair", "number", "test", "ours", "value", "peer", "ratio", "range", "n", "bar", "stretch", "reached", "CPU ratio", "gateway % of a core"}}
+	t := &table{head: []string{"pair", "number", "test", "ours", "value", "peer", "ratio", "range", "n", "bar", "stretch", "reached", "CPU ratio", "gateway % of a core", "machine % busy"}}
 	for _, j := range r.Numbers {
 		sign := "≥ "
 		if j.AtMost {
 			sign = "≤ "
 		}
-		gateway := ""
-		if j.Gateway > 0 {
-			gateway = format(j.Gateway)
+		gateway, machine := "", ""
+		if j.Busy > 0 {
+			gateway, machine = format(j.Gateway), format(j.Busy)
 		}
 		t.add(j.Pair, j.Number, j.Test, j.Ours, format(j.OurValue), format(j.PeerValue), j.Ratio.String(), j.Ratio.limits(),
-			strconv.Itoa(j.Ratio.N), sign+format(j.Bar), sign+format(j.Stretch), string(j.Verdict), j.CPU.String(), gateway)
+			strconv.Itoa(j.Ratio.N), sign+format(j.Bar), sign+format(j.Stretch), string(j.Verdict), j.CPU.String(), gateway, machine)
 	}
 	return t
 }
@@ -185,7 +185,8 @@ func (r *report) markdown(w io.Writer) {
 	}
 	fmt.Fprintf(w, ".\n- Rounds: %d, in which the contenders take turns; a usual load takes %.0f s. A ratio is ours divided by the peer's in the same round. "+
 		"The tables have medians, and of the ratios the range. Where the busiest process of the gateway takes %d %% of a core or more, "+
-		"the gateway is the limit of the rate, and CPU time for each gigabyte decides: at most %.1f of the peer's.\n\n", r.Rounds, r.Duration, full, cpuBar)
+		"the gateway is the limit of the rate, and CPU time for each gigabyte decides: at most %.1f of the peer's. "+
+		"These shares are with our client. Where the machine is 100 %% busy, all that works on it shares what there is, iperf3 too.\n\n", r.Rounds, r.Duration, full, cpuBar)
 	fmt.Fprintf(w, "### Numbers to reach\n\n")
 	r.print(w)
 	for _, p := range r.Pairs {
