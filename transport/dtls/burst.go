@@ -16,7 +16,9 @@ const (
 	// loneBytes is room for a record alone and its plaintext, on most paths.
 	loneBytes = 4 << 10
 
-	// defaultBurst is how many datagrams go to the network in one piece.
+	// defaultBurst is how many datagrams go to the network in one piece. 45 instead of 8 cost a quarter less to send, but the
+	// channel as a whole is slower by a third and uses no less of the processors, since the other side begins later. How many
+	// datagrams ocserv loses depends on neither, nor on pauses between pieces.
 	defaultBurst = 8
 
 	// maxPlain is the largest plaintext of a record, in bytes (RFC 5246 section 6.2.1): the type and a packet.

@@ -79,8 +79,8 @@ type Config struct {
 	// silent for 15 s, and NATs forget it. A period Rekey makes the Conn end with ErrRekey.
 	Beat liveness.Config
 
-	// Burst is how many datagrams at most are handed to the network in one piece, 1 to 64. 0 means 8. Gateways that read one
-	// datagram at a time lose more of a longer one.
+	// Burst is how many datagrams at most are handed to the network in one piece, 1 to 64. 0 means 8. A longer piece costs less
+	// to send, and reaches the gateway later and all at once.
 	Burst int
 
 	// HandshakeTimeout bounds the handshake. 0 means 12 s.

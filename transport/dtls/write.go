@@ -67,7 +67,8 @@ func (c *Conn) count(u *burst, sent int) {
 	}
 }
 
-// number returns a number that no record has had.
+// number returns a number that no record has had. Each record draws its own, rather than a batch a range of them: a control frame
+// that leaves meanwhile would be ahead of a whole batch, and some gateways forget all that is 64 behind.
 func (c *Conn) number() uint64 {
 	n := c.seq.Add(1) - 1
 	if n >= c.limit && !c.dead.Load() {
