@@ -2,7 +2,8 @@
 // Client and package vpn log in to it, get addresses of their own, and reach through it what it is told to let them reach.
 //
 // It needs no root, no TUN device and no routes: each [Server] holds a TCP/IP stack in user space that ends the flows of all
-// its clients, and forwards each of them with [Config.Dial], which is a [net.Dialer] unless the embedder says otherwise.
+// its clients, and forwards each of them with [Config.Dial], which is a [net.Dialer] unless the embedder says otherwise. Where
+// there is a TUN device, [Config.Device] lets the host route their packets instead.
 //
 // # Who may log in
 //
@@ -31,6 +32,15 @@
 // # Two channels
 //
 // Each client has a TLS connection (CSTP), which carries its login, control frames and, where UDP does not get through, its
-// packets. Beside it there may be DTLS. Packets go to a client by the channel on which it was last heard. Each client has a
-// queue of its own, of bounded size: a slow client loses packets and delays nobody else.
+// packets. Beside it there may be DTLS. Packets go to a client by the channel on which it was last heard.
+//
+// Datagrams are sealed and sent by the goroutine that has them, since they all leave through one socket, which waits for no client.
+// What goes by TLS waits in a queue of bounded size for each client: one that is slow loses packets and delays nobody else. A client that
+// is idle costs one goroutine for each of its channels, and no memory for packets.
+//
+// # Bounds
+//
+// Strangers and clients can use up only so much: see [Config.MaxSessions], [Config.MaxSessionsPerUser], [Config.MaxFlows],
+// [Config.MaxConnectionsPerSource], [Config.MaxLoginsPerSource] and [Config.MaxAttempts]. Besides there are at most 1024
+// connections without a tunnel, 4096 logins and 256 DTLS handshakes in progress, the latter 4 for one session.
 package gateway

@@ -152,22 +152,49 @@ func (srv *Server) flow(src netip.Addr, dst netip.AddrPort) *session {
 	return s
 }
 
-func (srv *Server) acceptTCP(ctx context.Context, r *stack.TCPRequest) {
-	s := srv.flow(r.Source.Addr(), r.Destination)
+// A forwarded is a TCP or UDP flow of a session whose destination has been reached.
+type forwarded struct {
+	ctx context.Context // ends with the session
+	out net.Conn
+	end func() // closes out and counts the flow out
+}
+
+// forward opens the way out of a flow, if it may and can be opened. The caller calls end.
+func (srv *Server) forward(ctx context.Context, network string, src netip.Addr, dst netip.AddrPort) (f forwarded, ok bool) {
+	s := srv.flow(src, dst)
 	if s == nil {
-		r.Reject()
-		return
+		return f, false
 	}
-	defer s.flows.leave()
 	ctx, cancel := s.flowContext(ctx)
-	defer cancel()
-	out, err := srv.dial(ctx, s, "tcp", r.Destination)
+	out, err := srv.dial(ctx, s, network, dst)
 	if err != nil {
+		cancel()
+		s.flows.leave()
+		return f, false
+	}
+	return forwarded{ctx: ctx, out: out, end: func() {
+		out.Close()
+		cancel()
+		s.flows.leave()
+	}}, true
+}
+
+// until closes both sides of the flow when the session ends. The caller calls stop when it has closed in by itself.
+func (f *forwarded) until(in net.Conn) (stop func() bool) {
+	return context.AfterFunc(f.ctx, func() {
+		in.Close()
+		f.out.Close()
+	})
+}
+
+func (srv *Server) acceptTCP(ctx context.Context, r *stack.TCPRequest) {
+	f, ok := srv.forward(ctx, "tcp", r.Source.Addr(), r.Destination)
+	if !ok {
 		r.Reject()
 		return
 	}
-	defer out.Close()
-	in, err := r.Accept(ctx)
+	defer f.end()
+	in, err := r.Accept(f.ctx)
 	if err != nil {
 		return
 	}
@@ -179,12 +206,8 @@ func (srv *Server) acceptTCP(ctx context.Context, r *stack.TCPRequest) {
 		k.SetKeepAlivePeriod(keepalive)
 		k.SetKeepAlive(true)
 	}
-	stop := context.AfterFunc(ctx, func() {
-		in.Close()
-		out.Close()
-	})
-	defer stop()
-	splice(in, out)
+	defer f.until(in)()
+	splice(in, f.out)
 }
 
 // flowContext returns a context that ends with ctx and with the session, and tells whose flow it is.
@@ -230,37 +253,25 @@ func pour(dst, src net.Conn) {
 }
 
 func (srv *Server) acceptUDP(ctx context.Context, r *stack.UDPRequest) {
-	s := srv.flow(r.Source.Addr(), r.Destination)
-	if s == nil {
+	f, ok := srv.forward(ctx, "udp", r.Source.Addr(), r.Destination)
+	if !ok {
 		r.Reject()
 		return
 	}
-	defer s.flows.leave()
-	ctx, cancel := s.flowContext(ctx)
-	defer cancel()
-	out, err := srv.dial(ctx, s, "udp", r.Destination)
-	if err != nil {
-		r.Reject()
-		return
-	}
-	defer out.Close()
+	defer f.end()
 	in, err := r.Accept()
 	if err != nil {
 		return
 	}
 	defer in.Close()
-	stop := context.AfterFunc(ctx, func() {
-		in.Close()
-		out.Close()
-	})
-	defer stop()
+	defer f.until(in)()
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		// The flow is idle when neither side has said anything for long; the side of the client knows both.
-		carry(out, in)
-		out.Close()
+		carry(f.out, in)
+		f.out.Close()
 	})
-	carry(in, out)
+	carry(in, f.out)
 	in.Close()
 	wg.Wait()
 }
