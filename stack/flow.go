@@ -51,6 +51,10 @@ type flow struct {
 	collapsed  bool // from the loss of everything
 	recoverTo  uint32
 	backoff    uint
+	// before is the congestion control from before the recovery, which needed segments to be sent again. What of that was for
+	// nothing is taken back: if all was, nothing had been lost.
+	before cubic
+	needed int
 
 	probing   bool // a tail loss probe is out, which ends at probeEnd
 	probeEnd  uint32
@@ -272,6 +276,7 @@ func (f *flow) arrive(c *piece, d *delivery, now time.Duration) {
 			f.reordered = true
 		}
 	} else if rtt < f.minRTT {
+		f.needed--
 		return // it was an earlier try that has arrived
 	}
 	if c.sent > f.rackSent || c.sent == f.rackSent && before(f.rackEnd, c.end) {
@@ -307,8 +312,11 @@ func (f *flow) acknowledged(tcp []byte, now time.Duration) {
 			f.cc.lost(f.mss)
 		}
 	}
+	if dsack {
+		f.needed--
+	}
 	if f.recovering && !before(f.una, f.recoverTo) {
-		f.recovering, f.collapsed = false, false
+		f.recovered()
 	}
 	if d.bytes > 0 {
 		f.cc.round(f.una, f.nxt, d.rtt)
@@ -499,8 +507,18 @@ func (f *flow) detect(now time.Duration) {
 
 func (f *flow) recover() {
 	f.recovering, f.recoverTo, f.probing = true, f.nxt, false
+	f.before, f.needed = f.cc, 0
 	f.g.l.s.stats.recoveries.Add(1)
 	f.cc.lost(f.mss)
+}
+
+// recovered ends the recovery.
+func (f *flow) recovered() {
+	f.recovering = false
+	if !f.collapsed && f.needed <= 0 {
+		f.cc = f.before
+	}
+	f.collapsed = false
 }
 
 // resendLost sends what is lost again, as far as the window allows.
@@ -522,6 +540,9 @@ func (f *flow) resendLost(now time.Duration) {
 // resend sends up to a segment of the piece with index i again, the rest of which becomes the next piece.
 func (f *flow) resend(i int, now time.Duration) bool {
 	c := &f.pieces[i]
+	if c.pkt == nil {
+		return false
+	}
 	room := min(f.mss, int(f.g.l.mtu.Load())-c.pkt.HeaderSize())
 	if room <= 0 {
 		return false
@@ -540,6 +561,7 @@ func (f *flow) resend(i int, now time.Duration) bool {
 	f.found(c)
 	c.sent = now
 	c.tries++
+	f.needed++
 	f.g.l.s.stats.retransmits.Add(1)
 	return true
 }
