@@ -47,7 +47,10 @@ func (c *contest) round(s *stage, p pair, contenders []*contender, round int) {
 	note := func(test, contender string, values map[metric]float64, err error) {
 		s.check(s.ctx.Err())
 		if err != nil {
-			c.report.Failures = append(c.report.Failures, failure{p.name, test, contender, round, err.Error()})
+			c.report.Failures = append(c.report.Failures, failure{
+				Pair: p.name, Test: test, Contender: contender, Round: round, Error: err.Error(),
+				Peer: contender == contenders[len(contenders)-1].name,
+			})
 			c.say("%s %d/%d %s: %s: FAILED: %v", p.name, round, c.options.rounds, test, contender, err)
 			return
 		}

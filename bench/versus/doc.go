@@ -25,6 +25,7 @@
 // The client and the gateway share the processors, as do iperf3 and all else. Nothing is left out to be faster: certificates are
 // verified, packets are encrypted and filtered as they are for users.
 //
-// The exit status is 0 if everything was measured, 1 if something could not be, 2 for wrong usage, 3 if a program or a
-// privilege is missing, 4 with --strict if a number was not reached, and 130 after SIGINT.
+// The exit status is 0 if everything was measured, 1 if a run of ours failed or a number could not be judged, 2 for wrong usage, 3
+// if a program or a privilege is missing, 4 with --strict if a number was not reached, and 130 after SIGINT. A peer that fails
+// now and then is reported, and no more.
 package main

@@ -32,6 +32,9 @@ type iperfSum struct {
 	BitsPerSecond float64 `json:"bits_per_second"`
 }
 
+// hungTime is how much longer than it should a run may take: what is on its way has to arrive before it ends.
+const hungTime = 12 * time.Second
+
 // errIperf is a run that iperf3 itself calls failed.
 var errIperf = errors.New("iperf3 failed")
 
@@ -83,7 +86,7 @@ func (v *visit) iperf(ctx context.Context, direction string, streams int, d time
 
 func (v *visit) iperfOnce(ctx context.Context, direction string, streams int, d time.Duration) (result, error) {
 	// A run that hangs must not hold up the others.
-	ctx, cancel := context.WithTimeout(ctx, d+20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, d+hungTime)
 	defer cancel()
 	w, err := v.stopwatch()
 	if err != nil {

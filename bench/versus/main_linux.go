@@ -121,7 +121,7 @@ func run(ctx context.Context, args []string, out, log io.Writer) int {
 	switch {
 	case err != nil || ctx.Err() != nil:
 		return fail(err)
-	case len(r.Failures) > 0:
+	case !r.complete():
 		return exitFailed
 	case o.strict && slices.ContainsFunc(r.Numbers, func(j judgement) bool { return j.Verdict == missed }):
 		return exitNotReached

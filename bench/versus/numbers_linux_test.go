@@ -1,6 +1,9 @@
 package main
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // judgeOne makes samples of one test with two contenders, and judges them.
 func judgeOne(n number, ours, peer map[metric]float64) (judgement, bool) {
@@ -85,5 +88,32 @@ func TestChoosePairs(t *testing.T) {
 	}
 	if _, err := choosePairs("a,z"); err == nil {
 		t.Error("z is a pair")
+	}
+}
+
+func TestComplete(t *testing.T) {
+	full := func() *report {
+		r := &report{Pairs: []pairReport{{Name: "d", Contenders: []string{"we", "they"}}}}
+		for _, c := range []string{"we", "they"} {
+			r.Samples = append(r.Samples, sample{"d", loads[0], c, 1, map[metric]float64{rate: 1}})
+		}
+		return r
+	}
+	for _, tt := range []struct {
+		name   string
+		change func(r *report)
+		want   bool
+	}{
+		{"all", func(*report) {}, true},
+		{"the peer fails", func(r *report) { r.Failures = []failure{{Peer: true}} }, true},
+		{"we fail", func(r *report) { r.Failures = []failure{{}} }, false},
+		{"the peer always fails", func(r *report) { r.Samples = r.Samples[:1] }, false},
+	} {
+		r := full()
+		tt.change(r)
+		r.finish(time.Now())
+		if r.complete() != tt.want {
+			t.Errorf("%s: complete is %v", tt.name, !tt.want)
+		}
 	}
 }

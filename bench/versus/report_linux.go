@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -40,4 +41,24 @@ func (r *report) write(file string) error {
 func (r *report) finish(begun time.Time) {
 	r.Took = time.Since(begun).Round(time.Second).Seconds()
 	r.Numbers = r.judge()
+}
+
+// complete reports whether all of our own runs gave something, and every number of the pairs that a test was made for could be
+// judged. A peer may fail: that is told, but there is nothing to be done about it.
+func (r *report) complete() bool {
+	for _, f := range r.Failures {
+		if !f.Peer {
+			return false
+		}
+	}
+	for _, n := range numbers {
+		for _, test := range n.tests {
+			made := func(s sample) bool { return s.Pair == n.pair && s.Test == test }
+			judged := func(j judgement) bool { return j.Pair == n.pair && j.Test == test && j.Metric == n.metric }
+			if slices.ContainsFunc(r.Samples, made) && !slices.ContainsFunc(r.Numbers, judged) {
+				return false
+			}
+		}
+	}
+	return true
 }

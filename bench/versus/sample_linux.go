@@ -42,6 +42,7 @@ type failure struct {
 	Test      string `json:"test"`
 	Contender string `json:"contender"`
 	Round     int    `json:"round"`
+	Peer      bool   `json:"peer"` // it is the peer that failed
 	Error     string `json:"error"`
 }
 

@@ -45,7 +45,7 @@ func TestMarkdown(t *testing.T) {
 			{"b", "up, 1", "we", 1, map[metric]float64{rate: 200, client: 1}}, {"b", "up, 1", "they", 1, map[metric]float64{rate: 100, client: 4}},
 			{"b", "up, 1", "we", 2, map[metric]float64{rate: 400, client: 1}}, {"b", "up, 1", "they", 2, map[metric]float64{rate: 100, client: 2}},
 		},
-		Failures: []failure{{"b", "down, 1", "they", 2, "it broke\nbadly"}},
+		Failures: []failure{{"b", "down, 1", "they", 2, true, "it broke\nbadly"}},
 	}
 	r.finish(time.Now())
 	var b strings.Builder
