@@ -369,6 +369,7 @@ frames:
 		bytes += b[n].Len()
 		n++
 	}
+	c.sock.bulk = bytes >= n*busySize
 	c.beat.Received(true)
 	c.stats.in.Add(uint64(n))
 	c.stats.inBytes.Add(uint64(bytes))

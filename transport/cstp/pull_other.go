@@ -7,6 +7,9 @@ type puller struct{}
 
 func (*puller) init(*socket) {}
 
+// pools reports whether nothing is held while nothing comes.
+func (*puller) pools() bool { return false }
+
 // pull waits until something has come, and reads it into buf.
 func (s *socket) pull() (int, error) {
 	s.borrow()

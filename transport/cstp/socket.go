@@ -11,6 +11,9 @@ const (
 	// maxHeld is how much a socket holds back at most before it writes, in bytes.
 	maxHeld = 256 << 10
 
+	// busySize is the least size in bytes, on average, of packets that are called large.
+	busySize = 512
+
 	// closeTime is how long a goodbye may take.
 	closeTime = 250 * time.Millisecond
 )
@@ -29,6 +32,7 @@ type socket struct {
 	buf    *chunk
 	r, w   int
 	nowait bool
+	bulk   bool // the last packets were large, so that nobody minds a moment more
 	puller puller
 
 	// mu is held during a write to the network, so that what others write in between comes behind what is held.
