@@ -28,6 +28,7 @@ func BenchmarkDevice(b *testing.B) {
 		}{
 			{"kind=ours", func(tb testing.TB, near, far *netns.Host) { joinOurs(tb, near, far, Config{MTU: 1400}) }},
 			{"kind=wireguard", joinWireguard},
+			{"kind=2queues", joinQueues},
 			{"kind=plain", func(tb testing.TB, near, far *netns.Host) {
 				joinOurs(tb, near, far, Config{MTU: 1400, NoOffload: true})
 			}},
@@ -58,26 +59,46 @@ func joinOurs(tb testing.TB, near, far *netns.Host, cfg Config) {
 	})
 }
 
-func joinWireguard(tb testing.TB, near, far *netns.Host) {
-	make := func(h *netns.Host, addr string) wgtun.Device {
-		var d wgtun.Device
-		var err error
-		h.Do(func() { d, err = wgtun.CreateTUN("wg0", 1400) })
-		if err != nil {
-			tb.Fatal(err)
+// joinQueues joins two devices with two queues each, every one with goroutines of its own.
+func joinQueues(tb testing.TB, near, far *netns.Host) {
+	queues := func(h *netns.Host, addr string) (ds [2]*Device) {
+		for i := range ds {
+			h.Do(func() {
+				fd, err := unix.Open(clonePath, unix.O_RDWR|unix.O_CLOEXEC, 0)
+				if err != nil {
+					tb.Fatal(err)
+				}
+				ifr, _ := unix.NewIfreq("queues0")
+				ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR | unix.IFF_MULTI_QUEUE)
+				if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
+					tb.Fatal(err)
+				}
+				if ds[i], err = Open(Config{File: os.NewFile(uintptr(fd), clonePath), MTU: 1400}); err != nil {
+					tb.Fatal(err)
+				}
+			})
 		}
-		h.IP("address", "add", addr, "dev", "wg0")
-		h.IP("link", "set", "wg0", "up")
-		return d
+		up(h, ds[0], addr+"/24")
+		return ds
 	}
-	a, b := make(near, near4+"/24"), make(far, far4+"/24")
+	as, bs := queues(near, near4), queues(far, far4)
 	var copies sync.WaitGroup
-	for _, d := range []wgtun.Device{a, b} {
-		copies.Go(func() {
-			for range d.Events() {
-			}
-		})
+	for i := range as {
+		copies.Go(func() { packet.Copy(bs[i], as[i], benchSize, benchBatch) })
+		copies.Go(func() { packet.Copy(as[i], bs[i], benchSize, benchBatch) })
 	}
+	tb.Cleanup(func() {
+		for i := range as {
+			as[i].Close()
+			bs[i].Close()
+		}
+		copies.Wait()
+	})
+}
+
+func joinWireguard(tb testing.TB, near, far *netns.Host) {
+	a, b := openWireguard(tb, near, near4), openWireguard(tb, far, far4)
+	var copies sync.WaitGroup
 	copies.Go(func() { copyWireguard(b, a) })
 	copies.Go(func() { copyWireguard(a, b) })
 	tb.Cleanup(func() {
