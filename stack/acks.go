@@ -85,7 +85,11 @@ func modest(p []byte) {
 	if !ok || ip.protocol != protoTCP || ip.fragment || ip.total < ip.header+header.TCPMinimumSize {
 		return
 	}
-	tcp := p[ip.header:ip.total]
+	lessWindow(p[ip.header:ip.total])
+}
+
+// lessWindow announces a unit less in the TCP header tcp.
+func lessWindow(tcp []byte) {
 	window := binary.BigEndian.Uint16(tcp[14:])
 	if window > 0 && header.TCPFlags(tcp[13])&(header.TCPFlagSyn|header.TCPFlagRst) == 0 {
 		setWindow(tcp, window-1)

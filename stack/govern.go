@@ -11,7 +11,16 @@ import (
 )
 
 // A governor decides how much each TCP connection of the stack has in flight, and sends again what was lost. It stands between
-// the netstack and the network, and sees all that either sends.
+// the netstack and the network, sees all that either sends, and takes this work from the netstack, which does it badly: see
+// congestionControl and recovery.
+//
+// The netstack need not know. It is told of no loss: selective acknowledgements are blanked out, so that it never sees a
+// duplicate. And it is held back by the one thing that it must obey, the window of the peer, which the governor
+// makes as small as the network is (He et al., "AC/DC TCP", SIGCOMM 2016). A segment stays in memory until it is
+// acknowledged in any case; the governor shares that memory.
+//
+// A connection is governed from its SYN on if both ends can do selective acknowledgements. One that behaves in a way that is
+// not understood is left to the netstack again, whose time-outs are never switched off.
 type governor struct {
 	l     *link
 	seed  maphash.Seed

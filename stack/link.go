@@ -94,9 +94,11 @@ func (l *link) ReadBatch(b packet.Batch) (n int, err error) {
 		mtu := int(l.mtu.Load()) // of now: it may have changed while this waited
 		if needsCutting(p, mtu) {
 			l.cut.start(p, mtu)
+			lessWindow(l.cut.hdr[l.cut.ipLen:l.cut.hdrLen]) // the checksums come later
 			continue
 		}
 		if p.Size() <= mtu && flatten(p, &b[n]) {
+			modest(b[n].Bytes())
 			n++
 		} else {
 			l.s.stats.outTooBig.Add(1)
@@ -105,7 +107,6 @@ func (l *link) ReadBatch(b packet.Batch) (n int, err error) {
 	}
 	var size int
 	for i := range b[:n] {
-		modest(b[i].Bytes())
 		size += b[i].Len()
 	}
 	l.s.stats.outPackets.Add(uint64(n))

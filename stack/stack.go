@@ -429,10 +429,11 @@ func (s *Stack) Close() error {
 // Every connection of the stack goes through the same tunnel, so what TCP should be like is decided here and not by
 // each program.
 const (
-	// congestionControl and minTimeout are those of the netstack, and matter little: the governor answers for windows and losses.
-	// It hides losses from the netstack, whose window with Reno then grows until it is out of the way; its CUBIC forgets the fractions that a window
-	// of a few segments grows by, and stays at two segments where every fiftieth is lost. Its time-outs remain for
-	// connections that are not governed, and as what helps when nothing else does; they must not come before those of the governor.
+	// congestionControl and netstackMinTimeout are those of the netstack, and matter little: the governor answers for windows and losses.
+	// It hides losses from the netstack, whose window with Reno then grows until it is out of the way; its CUBIC forgets the
+	// fractions that a window of a few segments grows by, and stays at two segments where every fiftieth is lost. Its
+	// time-outs remain for connections that are not governed, and as what helps when nothing else does; they must not come
+	// before those of the governor.
 	congestionControl  = "reno"
 	netstackMinTimeout = time.Second
 
