@@ -18,11 +18,13 @@ const module = "culvert.example/vpn"
 var arrows = map[string]string{
 	"packet":                   "",
 	"packet/pcapng":            "",
+	"packet/offload":           "packet",
 	"packet/packettest":        "packet packet/pcapng",
 	"split":                    "",
 	"dns":                      "",
 	"proxy":                    "",
-	"stack":                    "packet",
+	"stack":                    "packet packet/offload",
+	"stack/tun":                "packet packet/offload",
 	"policy":                   "packet",
 	"transport":                "packet",
 	"transport/wire":           "",
@@ -46,6 +48,9 @@ var arrows = map[string]string{
 	"examples/socks":      ". gateway/gatewaytest proxy transport/login",
 	"examples/gateway":    "gateway",
 	"bench":               "",
+	"bench/table":         "",
+	"bench/versus":        ". gateway internal/netns internal/ocserv packet stack/tun transport transport/login",
+	"bench/scale":         ". gateway transport transport/login",
 	"internal/leak":       "",
 	"internal/netns":      "",
 	"internal/ocserv":     "internal/netns",
@@ -65,7 +70,7 @@ var owners = map[string][]string{
 	"software.sslmate.com":      {"cmd/culvert"},
 	"github.com/youmark/pkcs8":  {"cmd/culvert"},
 	"github.com/vishvananda":    {},
-	"golang.zx2c4.com/wireguar": {},
+	"golang.zx2c4.com/wireguar": {"stack/tun", "bench/versus"},
 }
 
 func TestArrows(t *testing.T) {
