@@ -57,7 +57,7 @@ func copyWaiting(dst Writer, src Reader, w Waiter, size, batch int, filters []Fi
 	}
 }
 
-// copyBusy copies until a batch was not full, which means that src has nothing more for now.
+// copyBusy copies until a batch was small, which means that src has little more for now.
 func copyBusy(dst Writer, src Reader, size, batch int, filters []Filter) error {
 	loan := Borrow(batch, size)
 	defer loan.Return()
@@ -69,7 +69,7 @@ func copyBusy(dst Writer, src Reader, size, batch int, filters []Filter) error {
 		if err := Deliver(dst, loan.Batch[:n], filters...); err != nil {
 			return err
 		}
-		if n < len(loan.Batch) {
+		if n < min(Brisk, len(loan.Batch)) {
 			return nil
 		}
 	}

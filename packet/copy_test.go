@@ -45,12 +45,12 @@ func (w *waiter) ReadBatch(b packet.Batch) (int, error) {
 
 func TestCopyFromWaiter(t *testing.T) {
 	// Three packets, then nothing for a while, then more than a batch has room for, and so on.
-	w := &waiter{t: t, steps: []int{3, 150, 1}}
+	w := &waiter{t: t, steps: []int{3, 140, 1}}
 	dst := &sink{mtu: 5}
 	if err := packet.Copy(dst, w, 1400, 64); err != io.EOF {
 		t.Errorf("Copy = %v", err)
 	}
-	if len(dst.got) != 154 || w.waits != 4 || !slices.Equal(w.batches, []int{64, 64, 64, 64, 64}) {
+	if len(dst.got) != 144 || w.waits != 4 || !slices.Equal(w.batches, []int{64, 64, 64, 64, 64}) {
 		t.Errorf("%d packets in batches of %v after %d waits", len(dst.got), w.batches, w.waits)
 	}
 	w = &waiter{t: t, steps: []int{3, -1}}

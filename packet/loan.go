@@ -6,6 +6,10 @@ const (
 	// loanBatch is how many Bufs a Loan has memory for.
 	loanBatch = 128
 
+	// Brisk is how many packets in one batch mean that more follow at once: then asking a [Waiter] first costs more than it
+	// saves. A connection that falls silent with such a batch owns it until the next packet.
+	Brisk = 16
+
 	// loanSmall and loanJumbo are the Sizes of the Bufs of a Loan: any Ethernet frame, and any jumbo frame.
 	loanSmall, loanJumbo = 1536, 9216
 )

@@ -379,14 +379,14 @@ func TestIdlePathsOwnNothing(t *testing.T) {
 		k := &catcher{t: t}
 		ended := forward(c, k)
 		for i := range uint32(3) {
-			l.arrive(1000*i, 1000*i+300)
+			l.arrive(1000*i, 1000*i+260)
 			synctest.Wait()
 			if l.reading.Load() != 0 {
 				t.Error("the path owns a batch though nothing comes any more")
 			}
 		}
-		if n := len(k.numbers()); n != 900 {
-			t.Errorf("%d packets, want 900", n)
+		if n := len(k.numbers()); n != 780 {
+			t.Errorf("%d packets, want 780", n)
 		}
 		if n := l.unwanted.Load(); n != 0 {
 			t.Errorf("a batch waited for packets %d times", n)
@@ -424,7 +424,7 @@ func TestForwardNoAllocation(t *testing.T) {
 		near, in := packet.Pipe(1500, 256)
 		ended := make(chan error, 1)
 		go func() { ended <- c.Forward(near, sieve{}) }()
-		out, got := packet.NewBatch(64, 1500), packet.NewBatch(64, 1500)
+		out, got := packet.NewBatch(packet.Brisk-1, 1500), packet.NewBatch(64, 1500)
 		for i := range out {
 			numbered(&out[i], 2)
 		}

@@ -38,7 +38,7 @@ type reader struct {
 	batch packet.Batch
 	size  int          // of each Buf at least
 	loan  *packet.Loan // where batch comes from; nil: it is the reader's own
-	busy  bool         // the last batch was full, and there may be more
+	busy  bool         // the last batch was large, and there may be more
 	next  int          // the first packet that nobody has taken
 	end   int
 	given bool          // it is with ReadBatch; belongs to the goroutine of the path
@@ -105,7 +105,7 @@ func (c *Conn) pump(r *reader, l *live) error {
 		n, err := l.conn.ReadBatch(r.batch)
 		if n > 0 {
 			n = min(n, len(r.batch))
-			r.busy = n == len(r.batch)
+			r.busy = n >= packet.Brisk
 			if s := c.sink.Load(); s == nil {
 				r.next, r.end, r.given = 0, n, true
 				c.read.full <- r
