@@ -178,6 +178,10 @@ func (d *device) fromClient(s *session, b packet.Batch) {
 // the device.
 func (d *device) judge(s *session, dst netip.Addr) (to *session, where reach) {
 	owner, pooled := d.srv.table.owner(dst)
+	if a := embedded(dst); a != dst {
+		// The host may have a translator, from which there is a way to the clients.
+		_, pooled = d.srv.table.owner(a)
+	}
 	switch {
 	case owner == s:
 		return nil, nothing // it would come back

@@ -238,6 +238,8 @@ func TestDeviceGates(t *testing.T) {
 		{"excluded", ip(me4, "10.66.0.1", protoUDP, udpTo(9, "x")), false, true},
 		{"metadata", ip(me4, "169.254.169.254", protoTCP, udpTo(80, "x")), false, true},
 		{"metadata behind NAT64", ip(me6, "64:ff9b::169.254.169.254", protoTCP, udpTo(80, "x")), false, true},
+		{"another client behind NAT64", ip(me6, "64:ff9b::"+bob.lease.Addresses[0].Addr().String(), protoUDP, udpTo(9, "x")), false, true},
+		{"the gateway itself behind NAT64", ip(me6, "64:ff9b::10.20.0.1", protoUDP, udpTo(53, "x")), false, true},
 		{"loopback", ip(me4, "127.0.0.1", protoUDP, udpTo(9, "x")), false, true},
 		{"multicast", ip(me4, "224.0.0.251", protoUDP, udpTo(5353, "x")), false, false},
 		{"itself", ip(me4, me4, protoUDP, udpTo(9, "x")), false, true},
@@ -342,6 +344,10 @@ func TestDeviceTooBig(t *testing.T) {
 		h, ok := parseHeader(e)
 		if !ok || !h.isError(e) {
 			t.Fatalf("%s: no error came back: %x", tt.what, e)
+		}
+		// A host drops what comes from the outside with an address of its own, and the gateway's is one of the host.
+		if sent, _ := parseHeader(tt.p); h.src != sent.dst || h.dst != sent.src {
+			t.Errorf("%s: the error is from %v to %v, want from %v to %v", tt.what, h.src, h.dst, sent.dst, sent.src)
 		}
 		m := e[h.payload:]
 		said, seed := int(binary.BigEndian.Uint16(m[6:])), uint32(0)
