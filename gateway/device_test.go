@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -401,6 +402,39 @@ func TestDeviceInterleaved(t *testing.T) {
 	}
 }
 
+// The fragments of a packet that is too large come behind what was sent before it, also in the same batch.
+func TestDeviceFragmentsInOrder(t *testing.T) {
+	srv := &Server{cfg: Config{MTU: 1500}, size: 9216, spare: newSpare(9216)}
+	srv.table = newTable(srv, []netip.Prefix{testPool4})
+	srv.device = newDevice(srv, sink{})
+	s := &session{srv: srv}
+	a, _ := srv.table.pools[0].lease("alice", netip.Addr{})
+	srv.table.pools[0].owner(a).Store(s)
+	tunnel := &tunnel{s: s, mtu: 1400}
+	var got []string
+	sent := make(chan struct{})
+	tunnel.q = newQueue(srv.spare, func(b packet.Batch) {
+		for i := range b {
+			p := b[i].Bytes()
+			got = append(got, fmt.Sprintf("%x", p[4:6]))
+			if p[5] == 4 {
+				close(sent)
+			}
+		}
+	})
+	defer tunnel.q.close()
+	s.paths.tls.Store(tunnel)
+	b := packet.NewBatch(4, srv.size)
+	for i, size := range []int{100, 1700, 100, 100} {
+		b[i].Set(with(ip("10.9.9.9", a.String(), protoUDP, udpTo(9, string(make([]byte, size)))), 4, 0, byte(i+1), 0, 0))
+	}
+	new(dispatcher).dispatch(srv, b, srv.device)
+	<-sent
+	if want := []string{"0001", "0002", "0002", "0003", "0004"}; !slices.Equal(got, want) {
+		t.Errorf("packets left in the order %v, want %v", got, want)
+	}
+}
+
 // A broken is a device that fails.
 type broken struct{ err chan error }
 
@@ -479,7 +513,7 @@ func TestDeviceAllocs(t *testing.T) {
 		t.Errorf("%v allocations for a batch from a client", n)
 	}
 	var d dispatcher
-	if n := testing.AllocsPerRun(100, func() { d.dispatch(srv, out, srv.device.fits) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { d.dispatch(srv, out, srv.device) }); n != 0 {
 		t.Errorf("%v allocations for a batch to clients", n)
 	}
 }
