@@ -67,26 +67,32 @@ func (d *device) read() {
 			}
 			return
 		}
-		out.dispatch(d.srv, b[:n], d.fits)
+		out.dispatch(d.srv, b[:n], d)
 	}
 }
 
 // maxFragments is how many fragments a packet may become.
 const maxFragments = 64
 
-// fits reports whether the packet may go to the client of s as it is. If not, it goes in fragments, or its sender is told how large it
-// may be.
+// fits reports whether the packet may go to the client of s as it is.
 func (d *device) fits(s *session, p []byte) bool {
 	t := s.paths.tls.Load()
-	if t == nil || len(p) <= t.mtu {
-		return true // without a tunnel it is lost anyway, and counted there
+	return t == nil || len(p) <= t.mtu // without a tunnel it is lost anyway, and counted there
+}
+
+// reduce deals with a packet that does not fit: it goes in fragments, or its sender is told how large it may be.
+func (d *device) reduce(s *session, p []byte) {
+	t := s.paths.tls.Load()
+	if t == nil {
+		s.dropped.Add(1)
+		return
 	}
 	if h, ok := parseHeader(p); ok && !h.whole {
 		loan := packet.Borrow(maxFragments, d.srv.size)
 		defer loan.Return()
 		if f := cut(loan.Batch, p, &h, t.mtu); f != nil {
 			s.send(f)
-			return false
+			return
 		}
 	}
 	s.dropped.Add(1)
@@ -98,7 +104,6 @@ func (d *device) fits(s *session, p []byte) bool {
 		default:
 		}
 	}
-	return false
 }
 
 // answer writes ICMP errors to the device. It is a goroutine of its own, so that the one that reads never waits for writing.
@@ -178,6 +183,10 @@ func (d *device) fromClient(s *session, b packet.Batch) {
 // the device.
 func (d *device) judge(s *session, dst netip.Addr) (to *session, where reach) {
 	owner, pooled := d.srv.table.owner(dst)
+	if a := embedded(dst); a != dst {
+		// The host may have a translator, from which there is a way to the clients.
+		_, pooled = d.srv.table.owner(a)
+	}
 	switch {
 	case owner == s:
 		return nil, nothing // it would come back

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -238,6 +239,8 @@ func TestDeviceGates(t *testing.T) {
 		{"excluded", ip(me4, "10.66.0.1", protoUDP, udpTo(9, "x")), false, true},
 		{"metadata", ip(me4, "169.254.169.254", protoTCP, udpTo(80, "x")), false, true},
 		{"metadata behind NAT64", ip(me6, "64:ff9b::169.254.169.254", protoTCP, udpTo(80, "x")), false, true},
+		{"another client behind NAT64", ip(me6, "64:ff9b::"+bob.lease.Addresses[0].Addr().String(), protoUDP, udpTo(9, "x")), false, true},
+		{"the gateway itself behind NAT64", ip(me6, "64:ff9b::10.20.0.1", protoUDP, udpTo(53, "x")), false, true},
 		{"loopback", ip(me4, "127.0.0.1", protoUDP, udpTo(9, "x")), false, true},
 		{"multicast", ip(me4, "224.0.0.251", protoUDP, udpTo(5353, "x")), false, false},
 		{"itself", ip(me4, me4, protoUDP, udpTo(9, "x")), false, true},
@@ -343,6 +346,10 @@ func TestDeviceTooBig(t *testing.T) {
 		if !ok || !h.isError(e) {
 			t.Fatalf("%s: no error came back: %x", tt.what, e)
 		}
+		// A host drops what comes from the outside with an address of its own, and the gateway's is one of the host.
+		if sent, _ := parseHeader(tt.p); h.src != sent.dst || h.dst != sent.src {
+			t.Errorf("%s: the error is from %v to %v, want from %v to %v", tt.what, h.src, h.dst, sent.dst, sent.src)
+		}
 		m := e[h.payload:]
 		said, seed := int(binary.BigEndian.Uint16(m[6:])), uint32(0)
 		if h.protocol == protoICMP6 {
@@ -392,6 +399,39 @@ func TestDeviceInterleaved(t *testing.T) {
 				t.Fatalf("client %d got packet %q, want %d", k, p[28:], i)
 			}
 		}
+	}
+}
+
+// The fragments of a packet that is too large come behind what was sent before it, also in the same batch.
+func TestDeviceFragmentsInOrder(t *testing.T) {
+	srv := &Server{cfg: Config{MTU: 1500}, size: 9216, spare: newSpare(9216)}
+	srv.table = newTable(srv, []netip.Prefix{testPool4})
+	srv.device = newDevice(srv, sink{})
+	s := &session{srv: srv}
+	a, _ := srv.table.pools[0].lease("alice", netip.Addr{})
+	srv.table.pools[0].owner(a).Store(s)
+	tunnel := &tunnel{s: s, mtu: 1400}
+	var got []string
+	sent := make(chan struct{})
+	tunnel.q = newQueue(srv.spare, func(b packet.Batch) {
+		for i := range b {
+			p := b[i].Bytes()
+			got = append(got, fmt.Sprintf("%x", p[4:6]))
+			if p[5] == 4 {
+				close(sent)
+			}
+		}
+	})
+	defer tunnel.q.close()
+	s.paths.tls.Store(tunnel)
+	b := packet.NewBatch(4, srv.size)
+	for i, size := range []int{100, 1700, 100, 100} {
+		b[i].Set(with(ip("10.9.9.9", a.String(), protoUDP, udpTo(9, string(make([]byte, size)))), 4, 0, byte(i+1), 0, 0))
+	}
+	new(dispatcher).dispatch(srv, b, srv.device)
+	<-sent
+	if want := []string{"0001", "0002", "0002", "0003", "0004"}; !slices.Equal(got, want) {
+		t.Errorf("packets left in the order %v, want %v", got, want)
 	}
 }
 
@@ -473,7 +513,7 @@ func TestDeviceAllocs(t *testing.T) {
 		t.Errorf("%v allocations for a batch from a client", n)
 	}
 	var d dispatcher
-	if n := testing.AllocsPerRun(100, func() { d.dispatch(srv, out, srv.device.fits) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { d.dispatch(srv, out, srv.device) }); n != 0 {
 		t.Errorf("%v allocations for a batch to clients", n)
 	}
 }

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/netip"
+	"slices"
 
 	"culvert.example/vpn/packet"
 )
@@ -12,18 +13,27 @@ type dispatcher struct {
 	group  [2 * batchSize]packet.Buf
 }
 
-// dispatch sends the packets of b, in order for each client, and in one piece for each as far as the batch goes. Those for nobody, and those
-// that fits says no to, are dropped; fits may be nil. It leaves other Bufs in b.
-func (d *dispatcher) dispatch(srv *Server, b packet.Batch, fits func(*session, []byte) bool) {
-	for len(b) > len(d.owners) {
-		d.dispatch(srv, b[:len(d.owners)], fits)
-		b = b[len(d.owners):]
+// dispatch sends the packets of b, in order for each client, and in one piece for each as far as the batch goes. Those for nobody are
+// dropped. Those that are too large for their client are left to dev, which may be nil if there are none. It leaves other Bufs in b.
+func (d *dispatcher) dispatch(srv *Server, b packet.Batch, dev *device) {
+	for len(b) > 0 {
+		n, narrow := d.find(srv, b, dev)
+		d.send(b[:n])
+		b = b[n:]
+		if narrow != nil {
+			dev.reduce(narrow, b[0].Bytes())
+			b = b[1:]
+		}
 	}
+}
+
+// find finds the owners of the first n packets of b. If narrow is not nil, the packet that follows them is too large for it.
+func (d *dispatcher) find(srv *Server, b packet.Batch, dev *device) (n int, narrow *session) {
 	var last netip.Addr
 	var to *session
-	same := true
-	for i := range b {
-		dst, ok := destination(b[i].Bytes())
+	for n < min(len(b), len(d.owners)) {
+		p := b[n].Bytes()
+		dst, ok := destination(p)
 		switch {
 		case !ok:
 			to, last = nil, netip.Addr{}
@@ -31,28 +41,37 @@ func (d *dispatcher) dispatch(srv *Server, b packet.Batch, fits func(*session, [
 			last = dst
 			to, _ = srv.table.owner(dst)
 		}
-		d.owners[i] = to
-		if to != nil && fits != nil && !fits(to, b[i].Bytes()) {
-			d.owners[i] = nil
+		if to != nil && dev != nil && !dev.fits(to, p) {
+			return n, to
 		}
-		same = same && d.owners[i] == d.owners[0]
+		d.owners[n] = to
+		n++
 	}
-	if same {
+	return n, nil
+}
+
+// send sends the packets of b to their owners.
+func (d *dispatcher) send(b packet.Batch) {
+	if len(b) == 0 {
+		return
+	}
+	owners := d.owners[:len(b)]
+	defer clear(owners)
+	first := owners[0]
+	if !slices.ContainsFunc(owners, func(s *session) bool { return s != first }) {
 		// Mostly they are for one client.
-		if len(b) > 0 && d.owners[0] != nil {
-			d.owners[0].send(b)
-			d.owners[0] = nil
+		if first != nil {
+			first.send(b)
 		}
 		return
 	}
-	for i := range b {
-		to := d.owners[i]
+	for i, to := range owners {
 		if to == nil {
 			continue
 		}
 		n := 0
 		for j := i; j < len(b); j++ {
-			if d.owners[j] == to {
+			if owners[j] == to {
 				d.group[n] = b[j]
 				n++
 			}
@@ -60,8 +79,8 @@ func (d *dispatcher) dispatch(srv *Server, b packet.Batch, fits func(*session, [
 		to.send(d.group[:n])
 		n = 0
 		for j := i; j < len(b); j++ {
-			if d.owners[j] == to {
-				b[j], d.group[n], d.owners[j] = d.group[n], packet.Buf{}, nil
+			if owners[j] == to {
+				b[j], d.group[n], owners[j] = d.group[n], packet.Buf{}, nil
 				n++
 			}
 		}

@@ -133,12 +133,16 @@ const (
 	prohibited
 )
 
-// complain returns an ICMP error from the gateway's own address to the sender of the packet p, which came from the client of s or is for it,
-// or nil if none may or can be sent (RFC 1812 section 4.3.2.7, RFC 4443 section 2.4).
+// complain returns an ICMP error to the sender of the packet p, which came from the client of s or is for it, or nil if none may or can
+// be sent (RFC 1812 section 4.3.2.7, RFC 4443 section 2.4). To a client it comes from the gateway's own address. To the others it
+// comes from that of the client: the host, which has the gateway's, drops what comes from the device with an address of its own.
 func (srv *Server) complain(s *session, p []byte, what complaint, mtu int) []byte {
 	h, ok := parseHeader(p)
 	if !ok || h.fragment || !answerable(h.src) || h.dst.IsMulticast() || h.isError(p) || !s.complaints.allow(time.Now()) {
 		return nil
+	}
+	if what == tooBig {
+		return icmpError(h.dst, h.src, what, mtu, p[:h.total])
 	}
 	for _, pool := range srv.table.pools {
 		if own := pool.own; own.Is4() == h.src.Is4() {

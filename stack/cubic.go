@@ -23,6 +23,12 @@ type cubic struct {
 	lastRTT         time.Duration
 	samples         int
 	growing, seeded bool
+	// left is the round-trip time that ended the slow start, or 0, and rounds how many more may show that it was none of a
+	// queue: a packet that others have overtaken looks the same.
+	left   time.Duration
+	rounds int
+	// threshold is what ssthresh was until then.
+	threshold float64
 }
 
 const (
@@ -34,8 +40,10 @@ const (
 	initialSegments = 10
 	// slowStartSamples is how many round-trip times make a round's least one credible.
 	slowStartSamples = 4
-	minDelayRise     = 4 * time.Millisecond
-	maxDelayRise     = 16 * time.Millisecond
+	// slowStartRounds is for how many rounds the end of the slow start may turn out to be an error.
+	slowStartRounds = 5
+	minDelayRise    = 4 * time.Millisecond
+	maxDelayRise    = 16 * time.Millisecond
 )
 
 func (c *cubic) init(mss int) {
@@ -44,22 +52,32 @@ func (c *cubic) init(mss int) {
 
 // round watches the slow start: una and nxt are the ends of what is in flight.
 func (c *cubic) round(una, nxt uint32, rtt time.Duration) {
-	if c.cwnd >= c.ssthresh || rtt <= 0 {
+	if c.cwnd >= c.ssthresh && c.left == 0 || rtt <= 0 {
 		return
 	}
 	if !c.seeded || int32(una-c.roundEnd) >= 0 {
 		c.seeded = true
 		c.roundEnd = nxt
 		c.lastRTT, c.roundRTT, c.samples = c.roundRTT, 0, 0
+		if c.rounds--; c.rounds < 0 {
+			c.left = 0
+		}
 	}
 	if c.roundRTT == 0 || rtt < c.roundRTT {
 		c.roundRTT = rtt
 	}
 	c.samples++
-	if c.samples >= slowStartSamples && c.lastRTT > 0 {
+	switch {
+	case c.samples < slowStartSamples:
+	case c.left > 0:
+		if c.roundRTT < c.left {
+			c.left, c.ssthresh, c.growing = 0, c.threshold, false
+		}
+	case c.cwnd < c.ssthresh && c.lastRTT > 0:
 		rise := min(max(c.lastRTT/8, minDelayRise), maxDelayRise)
 		if c.roundRTT >= c.lastRTT+rise {
-			c.ssthresh = c.cwnd
+			c.threshold, c.ssthresh = c.ssthresh, c.cwnd
+			c.left, c.rounds = c.roundRTT, slowStartRounds
 		}
 	}
 }
@@ -121,6 +139,7 @@ func (c *cubic) lost(mss int) {
 	c.cwnd = max(c.cwnd*cubicBeta, float64(2*mss))
 	c.ssthresh = c.cwnd
 	c.growing = false
+	c.left = 0
 }
 
 // collapsed is called when everything in flight seems to be lost.

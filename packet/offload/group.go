@@ -111,7 +111,7 @@ func (c *Grouper) AddAlone(i int, ip *IP) {
 // Add adds packet i of b, whose outside is ip, to the group that it continues or to a new one.
 func (c *Grouper) Add(b packet.Batch, i int, ip *IP) {
 	switch {
-	case ip.Fragment:
+	case ip.Fragment || ip.V6 && isExtension(ip.Protocol):
 		// It may belong to any flow between its hosts. None of them may go on as if it were not there.
 		c.nOpen = 0
 		c.AddAlone(i, ip)

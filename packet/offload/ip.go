@@ -55,6 +55,16 @@ func Parse(p []byte) (ip IP, ok bool) {
 	return ip, false
 }
 
+// isExtension reports whether a next header of IPv6 is one that a transport header may stand behind: options, a route, a fragment
+// or authentication.
+func isExtension(next byte) bool {
+	switch next {
+	case 0, 43, 44, 51, 60:
+		return true
+	}
+	return false
+}
+
 // Total returns the length of p, which Parse has accepted, as its header says.
 func Total(p []byte) int {
 	if p[0]>>4 == 6 {

@@ -58,6 +58,13 @@ func (s spec) build() []byte {
 	return p
 }
 
+// other returns a packet of another protocol.
+func (s spec) other(protocol byte) []byte {
+	p := s.build()
+	p[6] = protocol
+	return p
+}
+
 // seal writes the checksums of p, slowly.
 func seal(p []byte) {
 	header, pair, protocol := headerLen6, p[8:min(40, len(p))], p[6]
@@ -124,6 +131,14 @@ func TestGroups(t *testing.T) {
 	fragment := udp(1, 100).build()
 	fragment[7] = 5
 	seal(fragment)
+	six := func(port byte) []byte { return with(udp(port, 100), func(s *spec) { s.v6 = true }).build() }
+	extended := func(next byte) []byte {
+		p := six(1)
+		p = slices.Concat(p[:40], []byte{protoUDP, 0, 0, 1, 0, 0, 0, 0}, p[40:])
+		p[6] = next
+		binary.BigEndian.PutUint16(p[4:], uint16(len(p)-40))
+		return p
+	}
 	noSum := udp(1, 100).build()
 	noSum[26], noSum[27] = 0, 0
 
@@ -141,6 +156,9 @@ func TestGroups(t *testing.T) {
 		{"without a checksum", [][]byte{noSum, noSum}, [][]int{{0}, {1}}},
 		{"wrong checksum", [][]byte{udp(1, 100).build(), spoil(udp(1, 100).build()), udp(1, 100).build(), udp(1, 100).build()}, [][]int{{0}, {1}, {2, 3}}},
 		{"a fragment lets nothing pass", [][]byte{udp(1, 100).build(), fragment, udp(1, 100).build()}, [][]int{{0}, {1}, {2}}},
+		{"nor one of IPv6", [][]byte{six(1), extended(44), six(1)}, [][]int{{0}, {1}, {2}}},
+		{"nor what has other extensions", [][]byte{six(1), extended(60), six(1)}, [][]int{{0}, {1}, {2}}},
+		{"another protocol does", [][]byte{six(1), with(udp(1, 100), func(s *spec) { s.v6 = true }).other(47), six(1)}, [][]int{{0, 2}, {1}}},
 		{"identifications matter", [][]byte{
 			with(udp(1, 9), func(s *spec) { s.fragmentable, s.id = true, 65535 }).build(),
 			with(udp(1, 9), func(s *spec) { s.fragmentable, s.id = true, 0 }).build(),

@@ -26,9 +26,10 @@ type intake struct {
 	from    netip.AddrPort
 	local   netip.Addr
 
-	errno syscall.Errno
-	last  time.Time // when wait was called last
-	fn    func(fd uintptr) bool
+	errno  syscall.Errno
+	last   time.Time // when wait was called last
+	streak int       // how many reads in a row brought little and came fast
+	fn     func(fd uintptr) bool
 }
 
 // A landing is memory for the messages of one system call.
@@ -84,29 +85,44 @@ func (l *landing) prepare(named bool) {
 // Moderation of the wake-ups under load, as network cards have it. A peer that sends one datagram at a time would have the reader,
 // and everybody behind it, woken for each. When large datagrams come in quick succession and few at a time, the reader
 // lets some more arrive. That doubled the rate of downloads from ocserv on two cores. Small datagrams are acknowledgements and
-// the like, which somebody waits for.
+// the like, which somebody may be waiting for, so that they have to come fast for longer.
 const (
-	busyGap  = 200 * time.Microsecond // between two reads, at most, if the channel is busy
-	busyFew  = 8                      // messages that are worth waiting for more
-	busySize = 512                    // bytes in a message at least, on average
-	busyNap  = 60 * time.Microsecond
+	busyGap    = 200 * time.Microsecond // between two reads, at most, if the channel is busy
+	busyFew    = 8                      // messages that are worth waiting for more
+	busySize   = 512                    // bytes in a large message at least, on average
+	busyStreak = 4                      // reads one after another for which small messages are worth it
+	busyNap    = 60 * time.Microsecond
 )
 
-// moderate waits a moment if the last messages came one by one and fast.
+// moderate waits a moment if the last messages came few at a time and fast.
 func (r *intake) moderate() {
 	now := time.Now()
-	if r.got > 0 && r.got < busyFew && now.Sub(r.last) < busyGap {
-		size := 0
-		for i := range r.got {
-			size += int(r.land.msgs[i].len)
-		}
-		if size >= r.got*busySize {
-			nap := unix.NsecToTimespec(int64(busyNap))
-			unix.Nanosleep(&nap, nil)
-			now = time.Now()
-		}
+	if r.got == 0 || r.got >= busyFew || now.Sub(r.last) >= busyGap {
+		r.streak, r.last = 0, now
+		return
+	}
+	r.streak++
+	size := 0
+	for i := range r.got {
+		size += int(r.land.msgs[i].len)
+	}
+	if size >= r.got*busySize || r.streak >= busyStreak {
+		nap(busyNap)
+		now = time.Now()
 	}
 	r.last = now
+}
+
+// nap sleeps for less than the timers of the runtime can tell apart.
+func nap(d time.Duration) {
+	t := unix.NsecToTimespec(int64(d))
+	if runtime.GOMAXPROCS(0) == 1 {
+		unix.Nanosleep(&t, nil)
+		return
+	}
+	// Without a word to the scheduler: it would hand the goroutines that wait to another thread, and take them back at once, which costs more than
+	// the nap saves. The other threads may steal them.
+	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&t)), 0, 0)
 }
 
 // newIntake makes an intake. named says that the sender of each datagram is wanted.
