@@ -131,7 +131,7 @@ func BenchmarkRoute(b *testing.B) {
 			b.Run(router.name+family, func(b *testing.B) {
 				b.ReportAllocs()
 				for i := 0; b.Loop(); i++ {
-					sink = router.Route("", list[i%len(list)])
+					sink = router.Route("", list[i&(len(list)-1)])
 				}
 			})
 		}
@@ -160,12 +160,23 @@ func BenchmarkPrefixes(b *testing.B) {
 	}
 }
 
-// BenchmarkLearn takes in an answer with one address that is new.
+// BenchmarkLearn takes in answers with one address: one that is new where there is no room left, and one that is known.
 func BenchmarkLearn(b *testing.B) {
 	l := learnedBig(b, mustNew(b, big(10_000)))
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		l.Learn(epoch, "www.s1.example", []netip.Addr{netip.AddrFrom4([4]byte{9, byte(i >> 16), byte(i >> 8), byte(i)})}, time.Hour)
+	for name, host := range map[string]string{"Listed": "www.s1.example", "Other": "www.other.example"} {
+		b.Run(name+"New", func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				l.Learn(epoch, host, []netip.Addr{netip.AddrFrom4([4]byte{9, byte(i >> 16), byte(i >> 8), byte(i)})}, time.Hour)
+			}
+		})
+		b.Run(name+"Known", func(b *testing.B) {
+			b.ReportAllocs()
+			list := addrs("9.10.11.12")
+			for b.Loop() {
+				l.Learn(epoch, host, list, time.Hour)
+			}
+		})
 	}
 }
 

@@ -1,9 +1,6 @@
 package split
 
-import (
-	"fmt"
-	"net/netip"
-)
+import "net/netip"
 
 // MaxPrefixes and MaxNames bound what a [Config] may hold in all its lists together: prefixes and addresses, and domain
 // suffixes. A Config with more is refused, because a list of that length is a mistake or an attack.
@@ -75,22 +72,15 @@ func IsLocalLAN(p netip.Prefix) bool {
 	return p.IsSingleIP() && p.Addr().Unmap().IsUnspecified()
 }
 
-// bound returns an error if cfg is too large.
-func (cfg *Config) bound() error {
-	prefixes, names := 0, 0
-	for _, list := range [][]netip.Prefix{cfg.Addresses, cfg.Include, cfg.Exclude, cfg.LocalLAN, cfg.User.Include, cfg.User.Exclude} {
+// size returns how many prefixes and addresses, and how many domain suffixes, are in all lists of cfg.
+func (cfg *Config) size() (prefixes, names int) {
+	for _, list := range [...][]netip.Prefix{cfg.Addresses, cfg.Include, cfg.Exclude, cfg.LocalLAN, cfg.User.Include, cfg.User.Exclude} {
 		prefixes += len(list)
 	}
-	if prefixes += len(cfg.DNS) + len(cfg.Gateway); prefixes > MaxPrefixes {
-		return fmt.Errorf("split: %d prefixes and addresses, more than %d: merge neighbours into shorter prefixes", prefixes, MaxPrefixes)
-	}
-	for _, list := range [][]string{cfg.DynamicInclude, cfg.DynamicExclude, cfg.User.DynamicInclude, cfg.User.DynamicExclude} {
+	for _, list := range [...][]string{cfg.DynamicInclude, cfg.DynamicExclude, cfg.User.DynamicInclude, cfg.User.DynamicExclude} {
 		names += len(list)
 	}
-	if names > MaxNames {
-		return fmt.Errorf("split: %d domain suffixes, more than %d: name the suffix that they share", names, MaxNames)
-	}
-	return nil
+	return prefixes + len(cfg.DNS) + len(cfg.Gateway), names
 }
 
 // public reports whether p has an address that may be somebody's on the Internet. It leaves out what RFC 6890 and its

@@ -63,7 +63,7 @@ type state struct {
 
 // An entry is what became of an address of names with a rule.
 type entry struct {
-	rule  *rule       // nil if the prefixes of the table decide
+	rule  ref         // zero if the prefixes of the table decide
 	name  string      // that the rule is for
 	other string      // name without a rule that shares the address
 	used  atomic.Bool // since it was last looked at
@@ -79,7 +79,7 @@ type record struct {
 // A sighting is a name that an answer gave an address.
 type sighting struct {
 	name    string
-	rule    *rule
+	rule    ref // zero if there is none that could move the address
 	expires time.Time
 	last    time.Time // that expires may be moved to
 }
@@ -163,15 +163,11 @@ func (l *Learned) publish(s *state, addrs *bart.Table[*entry]) bool {
 
 // see notes that a name has the address a, and returns what addrs becomes of it.
 func (l *Learned) see(t *Table, addrs *bart.Table[*entry], a netip.Addr, seen sighting) *bart.Table[*entry] {
-	by := t.names.find(seen.name)
-	if seen.rule = by.user; seen.rule == nil {
-		seen.rule = by.gateway
-	}
-	if seen.rule != nil && !t.moves(a, seen.rule) {
-		seen.rule = nil
+	if seen.rule = t.names.find(seen.name).rule(); !t.moves(a, seen.rule) {
+		seen.rule = 0
 	}
 	r := l.listed[a]
-	if r == nil && seen.rule == nil {
+	if r == nil && seen.rule == 0 {
 		o, ok := l.others[a]
 		if !ok && len(l.others) >= MaxLearned {
 			delete(l.others, soonest(l.others, func(s sighting) time.Time { return s.expires }))
@@ -194,11 +190,14 @@ func (l *Learned) see(t *Table, addrs *bart.Table[*entry], a netip.Addr, seen si
 }
 
 // moves reports whether r may move a away from where the prefixes of t say that it is.
-func (t *Table) moves(a netip.Addr, r *rule) bool {
-	if r.way == Tunnel {
+func (t *Table) moves(a netip.Addr, r ref) bool {
+	switch {
+	case r == 0:
+		return false
+	case r.way() == Tunnel:
 		return true
 	}
-	return !t.onLink.Contains(a) && (r.origin == FromUser || !internal(a))
+	return !t.onLink.Contains(a) && (t.rule(r).origin == FromUser || !internal(a))
 }
 
 // soonest returns the key of m whose time is over first, among a few that the map happens to begin with. Who fills the map on
@@ -220,7 +219,7 @@ func soonest[V any](m map[netip.Addr]V, expires func(V) time.Time) netip.Addr {
 
 // add notes a sighting, of names without a rule only the one that lasts longest.
 func (r *record) add(seen sighting) {
-	if seen.rule == nil {
+	if seen.rule == 0 {
 		r.other = r.other.or(seen)
 		return
 	}
@@ -231,14 +230,14 @@ func (r *record) add(seen sighting) {
 			return
 		}
 		// The rules for the tunnel stay longest, because they decide.
-		if victim < 0 || s.rule.way < r.listed[victim].rule.way ||
-			s.rule.way == r.listed[victim].rule.way && s.expires.Before(r.listed[victim].expires) {
+		if victim < 0 || s.rule.way() < r.listed[victim].rule.way() ||
+			s.rule.way() == r.listed[victim].rule.way() && s.expires.Before(r.listed[victim].expires) {
 			victim = i
 		}
 	}
 	if len(r.listed) < maxShared {
 		r.listed = append(r.listed, seen)
-	} else if seen.rule.way >= r.listed[victim].rule.way {
+	} else if seen.rule.way() >= r.listed[victim].rule.way() {
 		r.listed[victim] = seen
 	}
 }
@@ -247,13 +246,13 @@ func (r *record) add(seen sighting) {
 func (r *record) judge(addrs *bart.Table[*entry], a netip.Addr) *bart.Table[*entry] {
 	best := &r.listed[0]
 	for i := range r.listed {
-		if s := &r.listed[i]; s.rule.way > best.rule.way || s.rule.way == best.rule.way && s.name < best.name {
+		if s := &r.listed[i]; s.rule.way() > best.rule.way() || s.rule.way() == best.rule.way() && s.name < best.name {
 			best = s
 		}
 	}
 	e := &entry{rule: best.rule, name: best.name}
-	if best.rule.way == Direct && r.other.name != "" {
-		e.rule, e.other = nil, r.other.name
+	if best.rule.way() == Direct && r.other.name != "" {
+		e.rule, e.other = 0, r.other.name
 	}
 	if old := r.entry; old != nil {
 		if old.rule == e.rule && old.name == e.name && old.other == e.other {
@@ -385,7 +384,7 @@ func (l *Learned) Route(host string, addr netip.Addr) Way {
 	if e != nil {
 		e.use()
 	}
-	return r.way
+	return r.way()
 }
 
 // Explain is Route with the rule that decided, in words for a person. To explain is not to use.
@@ -401,19 +400,19 @@ func (l *Learned) Why(host string, addr netip.Addr) Verdict {
 		return ruleZero.verdict()
 	}
 	r, e := s.table.find(host, addr, s.addrs)
-	v := r.verdict()
+	v := s.table.rule(r).verdict()
 	switch {
 	case e == nil:
 	case e.rule == r:
 		v.Rule += ", as the address of " + e.name
-	case e.rule == nil && v.Way != Direct:
+	case e.rule == 0 && v.Way != Direct:
 		v.Rule += ", because " + e.other + " shares the address with " + e.name
 	}
 	return v
 }
 
 // Prefixes returns the learned addresses that lie elsewhere than the prefixes of [Table.Prefixes] say, in the same form, to be
-// added to those.
+// added to those. Where both have the same prefix, this one counts.
 func (l *Learned) Prefixes() (in, out []netip.Prefix) {
 	s := l.state.Load()
 	if s == nil {
@@ -423,9 +422,9 @@ func (l *Learned) Prefixes() (in, out []netip.Prefix) {
 		was, _ := s.table.find("", p.Addr(), nil)
 		is, _ := s.table.find("", p.Addr(), s.addrs)
 		switch {
-		case was.way == Direct && is.way != Direct:
+		case was.way() == Direct && is.way() != Direct:
 			in = append(in, p)
-		case was.way != Direct && is.way == Direct:
+		case was.way() != Direct && is.way() == Direct:
 			out = append(out, p)
 		}
 	}

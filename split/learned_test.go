@@ -403,16 +403,18 @@ func compareLearned(t *testing.T, r *rand.Rand, ways map[Way]int) {
 		}
 		return netip.AddrFrom4([4]byte{8, 8, 8, byte(r.IntN(3))})
 	}
+	name := func() string { // no more of them than one address remembers
+		return []string{"example", "a.Example.", "b.example", "ab.example", "a.b.example", "evilexample", "a.evilexample"}[r.IntN(7)]
+	}
 	now := epoch
 	for range 40 {
 		switch r.IntN(8) {
 		case 0:
 			now = now.Add(time.Duration(r.IntN(90)) * time.Second)
 		case 1, 2, 3:
-			name, addr := randomName(r), address()
-			ttl := time.Duration(60+r.IntN(120)) * time.Second
-			l.Learn(now, name, []netip.Addr{addr}, ttl)
-			w.seen = append(w.seen, seen{name, addr, now.Add(ttl)})
+			s := seen{name(), address(), now.Add(time.Duration(60+r.IntN(120)) * time.Second)}
+			l.Learn(now, s.name, []netip.Addr{s.addr}, s.expires.Sub(now))
+			w.seen = append(w.seen, s)
 		case 4:
 			if r.IntN(4) == 0 {
 				l.SetTable(l.Table())
@@ -534,4 +536,25 @@ func TestSoonest(t *testing.T) {
 	if got := soonest(m, func(t time.Time) time.Time { return t }); got != netip.MustParseAddr("10.0.0.9") {
 		t.Errorf("the soonest of %v is %v", slices.Collect(maps.Keys(m)), got)
 	}
+}
+
+func ExampleLearned() {
+	table, err := New(Config{
+		Addresses:      []netip.Prefix{netip.MustParsePrefix("10.9.0.2/24")},
+		DynamicExclude: []string{"video.example"},
+	})
+	if err != nil {
+		panic(err)
+	}
+	learned := NewLearned(table)
+	addr := netip.MustParseAddr("198.51.100.7")
+	learned.Learn(time.Now(), "cdn.video.example", []netip.Addr{addr}, time.Minute)
+	for _, host := range []string{"", "cdn.video.example", "bank.example"} {
+		v := learned.Why(host, addr)
+		fmt.Printf("%q: %v by the %v: %s\n", host, v.Way, v.Origin, v.Rule)
+	}
+	// Output:
+	// "": direct by the gateway: dynamic exclude video.example, as the address of cdn.video.example
+	// "cdn.video.example": direct by the gateway: dynamic exclude video.example
+	// "bank.example": tunnel by the lease: everything of IPv4
 }

@@ -12,17 +12,25 @@ type suffixes struct {
 	labels int // of the longest suffix
 }
 
-// A suffix is what the user and the gateway say of the names under it. Either may be nil.
+// A suffix is what the user and the gateway say of the names under it. Either may be zero.
 type suffix struct {
-	user, gateway *rule
+	user, gateway ref
 }
 
-func (s *suffixes) add(name string, r *rule) {
+// rule returns the one that counts where only the name is known.
+func (s suffix) rule() ref {
+	if s.user != 0 {
+		return s.user
+	}
+	return s.gateway
+}
+
+func (s *suffixes) add(name string, origin Origin, r ref) {
 	if s.rules == nil {
 		s.rules = make(map[string]suffix)
 	}
 	x := s.rules[name]
-	if r.origin == FromUser {
+	if origin == FromUser {
 		x.user = r
 	} else {
 		x.gateway = r
@@ -31,8 +39,8 @@ func (s *suffixes) add(name string, r *rule) {
 	s.labels = max(s.labels, 1+strings.Count(name, "."))
 }
 
-// find returns the user's rule for the longest suffix of host that the user has a rule for, and the same of the gateway's,
-// or nil. It does not allocate: the lower case of host is on the stack.
+// find returns the user's rule for the longest suffix of host that the user has a rule for, and the same of the gateway's.
+// It does not allocate: the lower case of host is on the stack.
 func (s *suffixes) find(host string) suffix {
 	var found suffix
 	host = strings.TrimSuffix(host, ".")
@@ -58,10 +66,10 @@ func (s *suffixes) find(host string) suffix {
 		if !ok {
 			continue
 		}
-		if found.gateway == nil {
+		if found.gateway == 0 {
 			found.gateway = x.gateway
 		}
-		if x.user != nil {
+		if x.user != 0 {
 			found.user = x.user
 			break // the user's word is final
 		}

@@ -17,7 +17,7 @@ import (
 // becomes a prefix of out, but networks are not joined across what was never the tunnel's. They are sorted, and
 // depend only on what the rules mean, not on their order or on what is said twice. They must be put to use together.
 func (t *Table) Prefixes() (in, out []netip.Prefix) {
-	for i, rules := range [...]iter.Seq2[netip.Prefix, *rule]{t.prefixes.AllSorted4(), t.prefixes.AllSorted6()} {
+	for i, rules := range [...]iter.Seq2[netip.Prefix, ref]{t.prefixes.AllSorted4(), t.prefixes.AllSorted6()} {
 		p := planner{is4: i == 0}
 		segs := segments(&t.families[i], rules)
 		p.measure(0, segs)
@@ -38,12 +38,12 @@ type segment struct {
 
 // segments cuts the addresses of a family at the borders of its rules, which come as bart sorts them: by their first address, and
 // longer prefixes after those that contain them. No two neighbours are of one kind.
-func segments(f *family, rules iter.Seq2[netip.Prefix, *rule]) []segment {
-	in := func(r *rule) bool {
-		if f.absent != nil && (r.way == Tunnel || r == &f.rest) {
+func segments(f *family, rules iter.Seq2[netip.Prefix, ref]) []segment {
+	in := func(r ref) bool {
+		if f.absent != 0 && (r.way() == Tunnel || r == f.rest) {
 			r = f.absent
 		}
-		return r.way != Direct
+		return r.way() != Direct
 	}
 	var segs []segment
 	set := func(start u128, s segment) {
@@ -60,7 +60,7 @@ func segments(f *family, rules iter.Seq2[netip.Prefix, *rule]) []segment {
 		last u128
 		segment
 	}
-	all := in(&f.rest)
+	all := in(f.rest)
 	stack := []open{{last: ones(0), segment: segment{in: all, covered: all}}}
 	set(u128{}, stack[0].segment)
 	pop := func() {

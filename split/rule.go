@@ -76,9 +76,23 @@ func (r *rule) text() string {
 
 func (r *rule) verdict() Verdict { return Verdict{Way: r.way, Rule: r.text(), Origin: r.origin} }
 
-// The rules of every table. They do not change.
+// A ref stands for a rule of a table, and holds what the path of a packet needs of it, so that only who asks for the reason
+// reads the rule itself. The zero ref is no rule.
+type ref uint32
+
+const refBits = 4 // below the index of the rule: two for the rank, two for the way
+
+func (r ref) way() Way   { return Way(r & 3) }
+func (r ref) rank() rank { return rank(r >> 2 & 3) }
+
+// ref returns the ref for a rule that is the i-th of its table.
+func (r *rule) ref(i int) ref { return ref(i)<<refBits | ref(r.rank)<<2 | ref(r.way) }
+
+// The first rules of every table, and the only one of the zero Table. They do not change.
 var (
 	ruleUnknown  = rule{way: Nowhere, kind: "no address"}
 	ruleLoopback = rule{way: Direct, kind: "loopback", origin: FromMachine}
 	ruleZero     = rule{way: Nowhere, kind: "no tunnel"}
 )
+
+const refLoopback = 1<<refBits | ref(Direct)

@@ -24,8 +24,8 @@ import (
 // If the result is the tunnel but that has no address of the family, [Config.Bypass] makes it direct, or else nowhere.
 // So does rule 7 for such a family as a whole.
 type Table struct {
-	made     bool // by New
-	prefixes bart.Table[*rule]
+	rules    []rule // none in the zero Table
+	prefixes bart.Fast[ref]
 	onLink   bart.Lite
 	names    suffixes
 	families [2]family // IPv4, IPv6
@@ -33,24 +33,30 @@ type Table struct {
 
 // A family is what a Table knows of IPv4 or of IPv6 as a whole.
 type family struct {
-	rest   rule  // for addresses that have no prefix
-	absent *rule // instead of the tunnel, if that has no address of the family
+	rest   ref // for addresses that have no prefix
+	absent ref // instead of the tunnel, if that has no address of the family, or else zero
 }
 
 // New returns the Table of cfg, of which it keeps nothing. It fails on an invalid prefix, address or domain suffix and on
 // lists that are too long, and the error says which. Prefixes need not be masked.
 func New(cfg Config) (*Table, error) {
-	if err := cfg.bound(); err != nil {
-		return nil, err
+	prefixes, names := cfg.size()
+	if prefixes > MaxPrefixes {
+		return nil, fmt.Errorf("split: %d prefixes and addresses, more than %d: merge neighbours into shorter prefixes", prefixes, MaxPrefixes)
 	}
-	t := &Table{made: true}
+	if names > MaxNames {
+		return nil, fmt.Errorf("split: %d domain suffixes, more than %d: name the suffix that they share", names, MaxNames)
+	}
+	t := &Table{rules: make([]rule, 0, prefixes+names+8)}
+	t.rules = append(t.rules, ruleUnknown, ruleLoopback)
 	for i, name := range [...]string{"IPv4", "IPv6"} {
-		t.families[i] = family{
-			rest:   rule{way: Tunnel, kind: "everything of " + name, origin: FromLease},
-			absent: &rule{way: Nowhere, kind: "the tunnel has no " + name + " address", origin: FromLease},
-		}
+		absent := rule{way: Nowhere, kind: "the tunnel has no " + name + " address", origin: FromLease}
 		if cfg.Bypass {
-			t.families[i].absent = &rule{way: Direct, kind: "the tunnel has no " + name + " address, bypass", origin: FromGateway}
+			absent = rule{way: Direct, kind: "the tunnel has no " + name + " address, bypass", origin: FromGateway}
+		}
+		t.families[i] = family{
+			rest:   t.add(rule{way: Tunnel, kind: "everything of " + name, origin: FromLease}),
+			absent: t.add(absent),
 		}
 	}
 	if err := t.addPrefixes(&cfg); err != nil {
@@ -72,17 +78,31 @@ func New(cfg Config) (*Table, error) {
 			if r.name, ok = canonical(s); !ok {
 				return nil, fmt.Errorf("split: %s: %q is not a domain name", r.text(), s)
 			}
-			t.names.add(r.name, &r)
+			t.names.add(r.name, r.origin, t.add(r))
 		}
 	}
 	return t, nil
+}
+
+// add adds a rule that nothing leads to yet.
+func (t *Table) add(r rule) ref {
+	t.rules = append(t.rules, r)
+	return r.ref(len(t.rules) - 1)
+}
+
+// rule returns the rule that r stands for.
+func (t *Table) rule(r ref) *rule {
+	if t.rules == nil {
+		return &ruleZero
+	}
+	return &t.rules[r>>refBits]
 }
 
 // addPrefixes adds all rules for addresses. What is firm comes first, and hides what lies within it: so one look for the
 // longest prefix finds the rule that counts, whatever its rank.
 func (t *Table) addPrefixes(cfg *Config) error {
 	var strong bart.Lite
-	b := builder{table: t, hidden: func(p netip.Prefix, r *rule) bool { return false }}
+	b := builder{table: t}
 	b.addrs(cfg.DNS, rule{way: Tunnel, rank: firm, kind: "DNS server", origin: FromLease})
 	b.list(cfg.User.Include, rule{way: Tunnel, rank: firm, kind: "include", origin: FromUser})
 	b.list(cfg.User.Exclude, rule{way: Direct, rank: firm, kind: "exclude", origin: FromUser})
@@ -106,7 +126,6 @@ func (t *Table) addPrefixes(cfg *Config) error {
 	b.list(cfg.Exclude, rule{way: Direct, kind: "exclude", origin: FromGateway})
 
 	// A lease that names the gateway's own address, by whatever prefix or as a DNS server, cannot capture it.
-	b.hidden = func(p netip.Prefix, r *rule) bool { return false }
 	b.addrs(cfg.Gateway, rule{way: Direct, rank: outermost, kind: "address of the gateway", origin: FromLease})
 	return b.err
 }
@@ -116,7 +135,7 @@ const localNetwork = "local network"
 // A builder adds rules for prefixes to a table, until the first error.
 type builder struct {
 	table  *Table
-	hidden func(p netip.Prefix, r *rule) bool // whether p can decide nothing
+	hidden func(p netip.Prefix, r *rule) bool // whether p can decide nothing, if not nil
 	err    error
 }
 
@@ -124,29 +143,29 @@ func (b *builder) list(list []netip.Prefix, like rule) {
 	if b.err != nil {
 		return
 	}
-	rules := make([]rule, len(list)) // in one piece, which is faster than one by one
-	for i, p := range list {
+	t := b.table
+	for _, p := range list {
 		if p, b.err = unmap(p, &like); b.err != nil {
 			return
 		}
-		t, r := b.table, &rules[i]
-		*r, r.prefix = like, p
+		r := like
+		r.prefix = p
 		f := t.family(p.Addr())
 		switch r.kind {
 		case "on-link":
-			f.absent = nil
+			f.absent = 0
 			t.onLink.Insert(p)
 		case "include":
-			if r.origin == FromGateway {
-				f.rest = rule{way: Direct, kind: "not included", origin: FromGateway}
+			if r.origin == FromGateway && f.rest.way() == Tunnel {
+				f.rest = t.add(rule{way: Direct, kind: "not included", origin: FromGateway})
 			}
 		case "exclude":
 			if IsLocalLAN(p) {
 				continue
 			}
 		}
-		if !b.hidden(p, r) {
-			t.prefixes.Insert(p, r)
+		if b.hidden == nil || !b.hidden(p, &r) {
+			t.prefixes.Insert(p, t.add(r))
 		}
 	}
 }
@@ -165,7 +184,7 @@ func (b *builder) addrs(list []netip.Addr, like rule) {
 		if r.rank != outermost {
 			r.prefix = p
 		}
-		b.table.prefixes.Insert(p, &r)
+		b.table.prefixes.Insert(p, b.table.add(r))
 	}
 }
 
@@ -200,7 +219,7 @@ func (t *Table) family(a netip.Addr) *family {
 // Route implements [Router].
 func (t *Table) Route(host string, addr netip.Addr) Way {
 	r, _ := t.find(host, addr, nil)
-	return r.way
+	return r.way()
 }
 
 // Explain is Route with the rule that decided, in words for a person.
@@ -212,51 +231,47 @@ func (t *Table) Explain(host string, addr netip.Addr) (Way, string) {
 // Why is Route with the rule that decided and who made it.
 func (t *Table) Why(host string, addr netip.Addr) Verdict {
 	r, _ := t.find(host, addr, nil)
-	return r.verdict()
+	return t.rule(r).verdict()
 }
 
-// find returns the rule that decides, and what was learned of addr, if that was asked for.
-func (t *Table) find(host string, addr netip.Addr, learned *bart.Table[*entry]) (*rule, *entry) {
-	if !t.made {
-		return &ruleZero, nil
-	}
-	named := host != "" && isName(host)
+// find returns the rule that decides, and what was learned of addr, if learned is not nil and there is no name to go by.
+func (t *Table) find(host string, addr netip.Addr, learned *bart.Table[*entry]) (ref, *entry) {
 	var by suffix
-	if named {
+	if host != "" && isName(host) {
 		by = t.names.find(host)
+		learned = nil
 	}
-	if !addr.IsValid() {
-		switch {
-		case by.user != nil:
-			return by.user, nil
-		case by.gateway != nil:
-			return by.gateway, nil
-		}
-		return &ruleUnknown, nil
+	if !addr.IsValid() || t.rules == nil {
+		return by.rule(), nil
 	}
-	addr = addr.Unmap()
-	f := t.family(addr)
+	if addr.Is4In6() {
+		addr = addr.Unmap()
+	}
+	f := &t.families[1]
+	if addr.Is4() {
+		f = &t.families[0]
+	}
 	r, ok := t.prefixes.Lookup(addr)
 	if !ok {
-		r = &f.rest
+		r = f.rest
 	}
 	var e *entry
 	switch {
-	case r.rank == outermost:
+	case r.rank() == outermost:
 		return r, nil
 	case addr.IsLoopback():
-		return &ruleLoopback, nil
-	case by.user != nil:
+		return refLoopback, nil
+	case by.user != 0:
 		r = by.user
-	case r.rank == firm:
-	case by.gateway != nil:
+	case r.rank() == firm:
+	case by.gateway != 0:
 		r = by.gateway
-	case learned != nil && !named:
-		if e, ok = learned.Lookup(addr); ok && e.rule != nil {
+	case learned != nil:
+		if e, ok = learned.Lookup(addr); ok && e.rule != 0 {
 			r = e.rule
 		}
 	}
-	if f.absent != nil && (r.way == Tunnel || r == &f.rest) {
+	if f.absent != 0 && (r.way() == Tunnel || r == f.rest) {
 		return f.absent, e
 	}
 	return r, e

@@ -130,6 +130,10 @@ func TestNewErrors(t *testing.T) {
 		"local network":  {LocalLAN: make([]netip.Prefix, 1)},
 		"DNS server":     {DNS: make([]netip.Addr, 1)},
 		"gateway":        {Gateway: make([]netip.Addr, 1)},
+		"user include":   {User: Rules{Include: make([]netip.Prefix, 1)}},
+		"user exclude":   {User: Rules{Exclude: make([]netip.Prefix, 1)}},
+		"user name":      {User: Rules{DynamicInclude: []string{"a b"}}},
+		"user name out":  {User: Rules{DynamicExclude: []string{""}}},
 		"mixed":          {Include: prefixes("::ffff:0.0.0.0/90")},
 		"empty name":     {DynamicInclude: []string{""}},
 		"only wildcard":  {DynamicInclude: []string{"*."}},
@@ -163,7 +167,7 @@ func TestRanks(t *testing.T) {
 		Include:        prefixes("10.0.0.0/8", "192.168.0.0/16", "fd00::/8", "203.0.113.0/24"),
 		Exclude:        prefixes("10.1.0.0/16", "10.9.0.128/25", "0.0.0.0/32", "::/128", "198.51.100.53/32"),
 		LocalLAN:       prefixes("192.168.7.0/24", "203.0.113.0/25", "8.8.8.0/24", "2001:470::/64", "fd77::/64", "0.0.0.0/0"),
-		DNS:            addrs("10.1.0.53", "198.51.100.53", "10.66.0.53", "203.0.113.9"),
+		DNS:            addrs("10.1.0.53", "198.51.100.53", "10.66.0.53", "10.67.0.53", "203.0.113.9"),
 		Gateway:        addrs("203.0.113.9", "10.66.6.6"),
 		DynamicInclude: []string{"corp.example", "deep.video.example"},
 		DynamicExclude: []string{"video.example", "git.mine.example"},
@@ -174,7 +178,6 @@ func TestRanks(t *testing.T) {
 			DynamicExclude: []string{"corp.example", "mine.example", "x.corp.example"},
 		},
 	}
-	cfg.DNS = append(cfg.DNS, addrs("10.67.0.53")...)
 	onLinkFirst, publicLAN := cfg, cfg
 	onLinkFirst.OnLinkFirst = true
 	publicLAN.PublicLAN = true
