@@ -10,7 +10,7 @@ import (
 )
 
 // MaxLearned is how many addresses of names with a rule a [Learned] remembers, and how many of other names. Where there are
-// more, those go first that would go soonest.
+// more, those go first that are outside of the tunnel and would go soonest.
 const MaxLearned = 1 << 14
 
 const (
@@ -177,7 +177,7 @@ func (l *Learned) see(t *Table, addrs *bart.Table[*entry], a netip.Addr, seen si
 	}
 	if r == nil {
 		if len(l.listed) >= MaxLearned {
-			victim := soonest(l.listed, func(r *record) time.Time { return r.listed[0].expires })
+			victim := soonest(l.listed, (*record).worth)
 			delete(l.listed, victim)
 			addrs = addrs.DeletePersist(hostPrefix(victim))
 		}
@@ -323,6 +323,15 @@ func (s sighting) or(t sighting) sighting {
 }
 
 func (s *sighting) over(now time.Time) bool { return !now.Before(s.expires) }
+
+// worth returns when r may go if there is no room. Who answers for names outside could fill it up, and what belongs inside
+// would get out, so addresses in the tunnel go last.
+func (r *record) worth() time.Time {
+	if r.entry.rule.way() == Tunnel {
+		return r.listed[0].expires.Add(maxLife)
+	}
+	return r.listed[0].expires
+}
 
 // expire removes the sightings that are over, or prolongs them if the address is in use. It reports whether any is gone.
 func (r *record) expire(now time.Time) (gone bool) {

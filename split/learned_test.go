@@ -331,6 +331,34 @@ func TestLearnedBounds(t *testing.T) {
 	}
 }
 
+// TestLearnedAnswer bounds what is taken from one answer.
+func TestLearnedAnswer(t *testing.T) {
+	l := NewLearned(mustNew(t, Config{Addresses: prefixes("10.9.0.2/24"), DynamicExclude: []string{"video.example"}}))
+	var list []netip.Addr
+	for i := range 200 {
+		list = append(list, netip.AddrFrom4([4]byte{8, 8, 8, byte(i)}))
+	}
+	l.Learn(epoch, "a.video.example", list, time.Hour)
+	if in, out := l.Prefixes(); in != nil || len(out) != 64 || out[63] != netip.MustParsePrefix("8.8.8.63/32") {
+		t.Errorf("in %v, out %v", in, out)
+	}
+}
+
+// TestLearnedShareInUse holds that an address in use stays in use when another name turns up that has it.
+func TestLearnedShareInUse(t *testing.T) {
+	l := NewLearned(mustNew(t, Config{
+		Addresses: prefixes("10.9.0.2/24"), DynamicExclude: []string{"video.example"}, DynamicInclude: []string{"inside.example"},
+	}))
+	a := addrs("8.8.1.1")
+	l.Learn(epoch, "a.video.example", a, time.Minute)
+	l.Route("", a[0])
+	l.Learn(epoch, "inside.example", a, time.Minute)
+	l.Expire(epoch.Add(time.Minute))
+	if v := l.Why("", a[0]); v.Rule != "dynamic include inside.example, as the address of inside.example" {
+		t.Errorf("%+v", v)
+	}
+}
+
 // TestLearnedKeepsInclude holds that many names with an exclude do not push out one with an include.
 func TestLearnedKeepsInclude(t *testing.T) {
 	l := NewLearned(mustNew(t, Config{
@@ -342,6 +370,23 @@ func TestLearnedKeepsInclude(t *testing.T) {
 	}
 	if v := l.Why("", netip.MustParseAddr("8.8.1.1")); v.Way != Tunnel {
 		t.Errorf("%+v", v)
+	}
+}
+
+// TestLearnedFlood holds that many addresses outside do not push out those inside.
+func TestLearnedFlood(t *testing.T) {
+	l := NewLearned(mustNew(t, Config{
+		Addresses: prefixes("10.9.0.2/24"), Include: prefixes("10.0.0.0/8"),
+		DynamicExclude: []string{"video.example"}, DynamicInclude: []string{"inside.example"},
+	}))
+	for i := range 100 {
+		l.Learn(epoch, "inside.example", []netip.Addr{netip.AddrFrom4([4]byte{9, 0, 0, byte(i)})}, time.Minute)
+	}
+	for i := range 2 * MaxLearned {
+		l.Learn(epoch, "a.video.example", []netip.Addr{netip.AddrFrom4([4]byte{8, byte(i >> 16), byte(i >> 8), byte(i)})}, time.Hour)
+	}
+	if in, _ := l.Prefixes(); len(in) != 100 || len(l.listed) != MaxLearned {
+		t.Errorf("%d of 100 addresses inside are left, %d in all", len(in), len(l.listed))
 	}
 }
 
