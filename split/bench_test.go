@@ -118,7 +118,8 @@ func TestRouteAllocs(t *testing.T) {
 
 var sink Way
 
-// BenchmarkRoute looks up addresses in a table of a hundred thousand prefixes, another one each time.
+// BenchmarkRoute looks up addresses in a table of a hundred thousand prefixes, another one each time. Beside the mean it reports
+// the best round through all addresses, which other programs on the machine disturb less.
 func BenchmarkRoute(b *testing.B) {
 	cfg := big(100_000)
 	table := mustNew(b, cfg)
@@ -130,9 +131,15 @@ func BenchmarkRoute(b *testing.B) {
 			list := targets(cfg, i == 0)
 			b.Run(router.name+family, func(b *testing.B) {
 				b.ReportAllocs()
+				best, start := time.Duration(1<<62), time.Now()
 				for i := 0; b.Loop(); i++ {
 					sink = router.Route("", list[i&(len(list)-1)])
+					if i&(len(list)-1) == len(list)-1 {
+						now := time.Now()
+						best, start = min(best, now.Sub(start)), now
+					}
 				}
+				b.ReportMetric(float64(best)/float64(len(list)), "best-ns/op")
 			})
 		}
 		b.Run(router.name+"Name", func(b *testing.B) {
