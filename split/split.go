@@ -1,7 +1,21 @@
 // Package split tells where a destination lies: in the tunnel, outside of it, or nowhere.
 //
 // A gateway describes its side of the world with prefixes to include and to exclude, and with domain suffixes for services
-// whose addresses change. A [Table] is that description, made fast enough to be asked about every packet.
+// whose addresses change; the user may add rules of the same kinds. A [Table] is that description, made fast enough to be
+// asked about every packet. It never changes: whoever holds one puts a new one in its place.
+//
+// # Names and addresses
+//
+// A packet carries an address, but a rule may speak of a name. A program that dials a name through this module, or whose
+// flow is intercepted after its question for a name was seen, is routed by that name, whatever address the name has today.
+// For all other packets there is [Learned]: it remembers from DNS answers which addresses belong to names that have a
+// rule. Addresses that several names share, as in content delivery networks, are where this is difficult, and the
+// rules of Learned say what becomes of them.
+//
+// # The machine's routing table
+//
+// Where the operating system decides what comes to the tunnel, [Table.Prefixes] and [Learned.Prefixes] say the same in the
+// operating system's words: prefixes that lead into the tunnel and prefixes that lead past it, of which the longest counts.
 package split
 
 import "net/netip"

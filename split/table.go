@@ -3,166 +3,209 @@ package split
 import (
 	"fmt"
 	"net/netip"
-	"strings"
+
+	"github.com/gaissmai/bart"
 )
-
-// Config is what a [Table] is made from: the part of a lease that says where destinations lie. The zero Config has no
-// tunnel, and sends nothing anywhere.
-type Config struct {
-	// Addresses are the inner addresses with their on-link prefix. A family without one cannot use the tunnel. Where
-	// Include names networks, the on-link prefixes belong to the tunnel too.
-	Addresses []netip.Prefix
-
-	// Include are the destinations that belong to the tunnel. A family without any belongs to it as a whole.
-	Include []netip.Prefix
-
-	// Exclude are the destinations that stay outside of the tunnel.
-	Exclude []netip.Prefix
-
-	// LocalLAN are the networks that the machine is directly connected to, if they are to stay outside of the tunnel.
-	LocalLAN []netip.Prefix
-
-	// DNS are the servers that are asked through the tunnel; they are reached through it whatever Include says.
-	DNS []netip.Addr
-
-	// Gateway are the outer addresses of the gateway, which are never reached through the tunnel that they carry.
-	Gateway []netip.Addr
-
-	// DynamicInclude and DynamicExclude are domain suffixes whose names lie inside or outside of the tunnel whatever their
-	// addresses are. They match whole labels: corp.example is a suffix of itself and of git.corp.example, not of
-	// evilcorp.example. A leading "*." or "." means nothing.
-	DynamicInclude, DynamicExclude []string
-
-	// Bypass lets a family without an inner address out directly; otherwise its packets go nowhere.
-	Bypass bool
-}
 
 // A Table is a [Router] made from a [Config]. It does not change. The zero Table sends everything nowhere.
 //
 // The first of these rules that knows the destination decides:
 //
 //  1. The outer address of the gateway is direct, and so is the loopback network, which is never on any wire.
-//  2. The longest dynamic suffix of the host name decides; an exclude beats an equal include.
-//  3. The longest prefix of the address decides; an exclude beats an equal include.
-//  4. What no include mentions is direct, if there are includes for its family; it is in the tunnel otherwise.
+//  2. The longest dynamic suffix of the user's for the host name.
+//  3. The longest of the user's prefixes and the addresses of the DNS servers of the lease, which are in the tunnel.
+//  4. The longest dynamic suffix of the gateway's for the host name.
+//  5. In a [Learned], what was learned of the address, if there is no host name.
+//  6. The longest prefix of Include, Exclude, LocalLAN and the on-link prefixes of Addresses.
+//  7. What no Include mentions is direct, if there are any for its family; it is in the tunnel otherwise.
+//
+// Among equal suffixes or prefixes an exclude beats an include, and a local network beats an on-link prefix.
 //
 // If the result is the tunnel but that has no address of the family, [Config.Bypass] makes it direct, or else nowhere.
-// So does rule 4 for such a family as a whole.
+// So does rule 7 for such a family as a whole.
 type Table struct {
-	gateway  map[netip.Addr]struct{}
-	names    map[string]*rule
+	rules    []rule // none in the zero Table
+	prefixes bart.Fast[ref]
+	onLink   bart.Lite
+	names    suffixes
 	families [2]family // IPv4, IPv6
 }
 
-// A family is what a Table knows of IPv4 or of IPv6.
+// A family is what a Table knows of IPv4 or of IPv6 as a whole.
 type family struct {
-	lengths  []int // of the prefixes, longest first
-	prefixes map[netip.Prefix]*rule
-	rest     rule  // for addresses that have no prefix
-	absent   *rule // instead of the tunnel, if that has no address of the family
+	rest   ref // for addresses that have no prefix
+	absent ref // instead of the tunnel, if that has no address of the family, or else zero
 }
 
-// A rule is a way and the reason for it.
-type rule struct {
-	way  Way
-	text string
-}
-
-var (
-	ruleUnknown  = rule{Nowhere, "no address"}
-	ruleGateway  = rule{Direct, "address of the gateway"}
-	ruleLoopback = rule{Direct, "loopback"}
-	ruleZero     = rule{Nowhere, "no tunnel"}
-)
-
-// New returns the Table of cfg, of which it keeps nothing. It fails on an invalid prefix, address or domain suffix, and
-// the error says which. Prefixes need not be masked.
+// New returns the Table of cfg, of which it keeps nothing. It fails on an invalid prefix, address or domain suffix and on
+// lists that are too long, and the error says which. Prefixes need not be masked.
 func New(cfg Config) (*Table, error) {
-	t := &Table{gateway: make(map[netip.Addr]struct{}), names: make(map[string]*rule)}
+	prefixes, names := cfg.size()
+	if prefixes > MaxPrefixes {
+		return nil, fmt.Errorf("split: %d prefixes and addresses, more than %d: merge neighbours into shorter prefixes", prefixes, MaxPrefixes)
+	}
+	if names > MaxNames {
+		return nil, fmt.Errorf("split: %d domain suffixes, more than %d: name the suffix that they share", names, MaxNames)
+	}
+	t := &Table{rules: make([]rule, 0, prefixes+names+8)}
+	t.rules = append(t.rules, ruleUnknown, ruleLoopback)
 	for i, name := range [...]string{"IPv4", "IPv6"} {
-		t.families[i] = family{
-			prefixes: make(map[netip.Prefix]*rule),
-			rest:     rule{Tunnel, "everything of " + name},
-			absent:   &rule{Nowhere, "the tunnel has no " + name + " address"},
-		}
+		absent := rule{way: Nowhere, kind: "the tunnel has no " + name + " address", origin: FromLease}
 		if cfg.Bypass {
-			t.families[i].absent = &rule{Direct, "the tunnel has no " + name + " address, bypass"}
+			absent = rule{way: Direct, kind: "the tunnel has no " + name + " address, bypass", origin: FromGateway}
+		}
+		t.families[i] = family{
+			rest:   t.add(rule{way: Tunnel, kind: "everything of " + name, origin: FromLease}),
+			absent: t.add(absent),
 		}
 	}
-
-	// Excludes come after includes, so that they win where both name the same prefix.
-	for _, p := range cfg.Addresses {
-		if err := t.addPrefix(p, Tunnel, "on-link"); err != nil {
-			return nil, err
-		}
-		t.family(p.Addr()).absent = nil
+	if err := t.addPrefixes(&cfg); err != nil {
+		return nil, err
 	}
-	for _, p := range cfg.Include {
-		if err := t.addPrefix(p, Tunnel, "include"); err != nil {
-			return nil, err
-		}
-		t.family(p.Addr()).rest = rule{Direct, "not included"}
-	}
-	for _, a := range cfg.DNS {
-		if err := t.addPrefix(netip.PrefixFrom(a.WithZone(""), a.BitLen()), Tunnel, "DNS server"); err != nil {
-			return nil, err
-		}
-	}
-	for _, p := range cfg.LocalLAN {
-		if err := t.addPrefix(p, Direct, "local network"); err != nil {
-			return nil, err
-		}
-	}
-	for _, p := range cfg.Exclude {
-		if err := t.addPrefix(p, Direct, "exclude"); err != nil {
-			return nil, err
-		}
-	}
-	for _, a := range cfg.Gateway {
-		if !a.IsValid() {
-			return nil, fmt.Errorf("split: gateway: the address is not valid")
-		}
-		t.gateway[a.Unmap().WithZone("")] = struct{}{}
-	}
-	for i := range t.families {
-		t.families[i].sortLengths()
-	}
-
-	for _, s := range cfg.DynamicInclude {
-		if err := t.addName(s, Tunnel, "dynamic include"); err != nil {
-			return nil, err
-		}
-	}
-	for _, s := range cfg.DynamicExclude {
-		if err := t.addName(s, Direct, "dynamic exclude"); err != nil {
-			return nil, err
+	for _, l := range []struct {
+		names []string
+		rule  rule
+	}{
+		// Excludes come after includes, so that they win where both name the same suffix.
+		{cfg.DynamicInclude, rule{way: Tunnel, kind: "dynamic include", origin: FromGateway}},
+		{cfg.DynamicExclude, rule{way: Direct, kind: "dynamic exclude", origin: FromGateway}},
+		{cfg.User.DynamicInclude, rule{way: Tunnel, kind: "dynamic include", origin: FromUser}},
+		{cfg.User.DynamicExclude, rule{way: Direct, kind: "dynamic exclude", origin: FromUser}},
+	} {
+		for _, s := range l.names {
+			r := l.rule
+			var ok bool
+			if r.name, ok = canonical(s); !ok {
+				return nil, fmt.Errorf("split: %s: %q is not a domain name", r.text(), s)
+			}
+			t.names.add(r.name, r.origin, t.add(r))
 		}
 	}
 	return t, nil
 }
 
-func (t *Table) addPrefix(p netip.Prefix, way Way, what string) error {
+// add adds a rule that nothing leads to yet.
+func (t *Table) add(r rule) ref {
+	t.rules = append(t.rules, r)
+	return r.ref(len(t.rules) - 1)
+}
+
+// rule returns the rule that r stands for.
+func (t *Table) rule(r ref) *rule {
+	if t.rules == nil {
+		return &ruleZero
+	}
+	return &t.rules[r>>refBits]
+}
+
+// addPrefixes adds all rules for addresses. What is firm comes first, and hides what lies within it: so one look for the
+// longest prefix finds the rule that counts, whatever its rank.
+func (t *Table) addPrefixes(cfg *Config) error {
+	var strong bart.Lite
+	b := builder{table: t}
+	b.addrs(cfg.DNS, rule{way: Tunnel, rank: firm, kind: "DNS server", origin: FromLease})
+	b.list(cfg.User.Include, rule{way: Tunnel, rank: firm, kind: "include", origin: FromUser})
+	b.list(cfg.User.Exclude, rule{way: Direct, rank: firm, kind: "exclude", origin: FromUser})
+	for p := range t.prefixes.All() {
+		strong.Insert(p)
+	}
+
+	b.hidden = func(p netip.Prefix, r *rule) bool {
+		switch {
+		case strong.LookupPrefix(p):
+			return true
+		case r.kind == localNetwork:
+			return !cfg.PublicLAN && public(p)
+		}
+		return cfg.OnLinkFirst && r.way == Direct && t.onLink.LookupPrefix(p)
+	}
+	// Among equal prefixes the last one stays.
+	b.list(cfg.Addresses, rule{way: Tunnel, kind: "on-link", origin: FromLease})
+	b.list(cfg.Include, rule{way: Tunnel, kind: "include", origin: FromGateway})
+	b.list(cfg.LocalLAN, rule{way: Direct, kind: localNetwork, origin: FromMachine})
+	b.list(cfg.Exclude, rule{way: Direct, kind: "exclude", origin: FromGateway})
+
+	// A lease that names the gateway's own address, by whatever prefix or as a DNS server, cannot capture it.
+	b.addrs(cfg.Gateway, rule{way: Direct, rank: outermost, kind: "address of the gateway", origin: FromLease})
+	return b.err
+}
+
+const localNetwork = "local network"
+
+// A builder adds rules for prefixes to a table, until the first error.
+type builder struct {
+	table  *Table
+	hidden func(p netip.Prefix, r *rule) bool // whether p can decide nothing, if not nil
+	err    error
+}
+
+func (b *builder) list(list []netip.Prefix, like rule) {
+	if b.err != nil {
+		return
+	}
+	t := b.table
+	for _, p := range list {
+		if p, b.err = unmap(p, &like); b.err != nil {
+			return
+		}
+		r := like
+		r.prefix = p
+		f := t.family(p.Addr())
+		switch r.kind {
+		case "on-link":
+			f.absent = 0
+			t.onLink.Insert(p)
+		case "include":
+			if r.origin == FromGateway && f.rest.way() == Tunnel {
+				f.rest = t.add(rule{way: Direct, kind: "not included", origin: FromGateway})
+			}
+		case "exclude":
+			if IsLocalLAN(p) {
+				continue
+			}
+		}
+		if b.hidden == nil || !b.hidden(p, &r) {
+			t.prefixes.Insert(p, t.add(r))
+		}
+	}
+}
+
+func (b *builder) addrs(list []netip.Addr, like rule) {
+	for _, a := range list {
+		if b.err != nil {
+			return
+		}
+		if !a.IsValid() {
+			b.err = fmt.Errorf("split: %s: the address is not valid", like.text())
+			return
+		}
+		r := like
+		p := hostPrefix(a)
+		if r.rank != outermost {
+			r.prefix = p
+		}
+		b.table.prefixes.Insert(p, b.table.add(r))
+	}
+}
+
+// unmap returns p masked and, if it is an IPv4 prefix in the clothes of IPv6, as an IPv4 prefix.
+func unmap(p netip.Prefix, r *rule) (netip.Prefix, error) {
 	if !p.IsValid() {
-		return fmt.Errorf("split: %s: prefix %v is not valid", what, p)
+		return p, fmt.Errorf("split: %s: prefix %v is not valid", r.text(), p)
 	}
 	if a := p.Addr(); a.Is4In6() {
 		if p.Bits() < 96 {
-			return fmt.Errorf("split: %s: prefix %v mixes IPv4 with IPv6", what, p)
+			return p, fmt.Errorf("split: %s: prefix %v mixes IPv4 with IPv6", r.text(), p)
 		}
 		p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
 	}
-	p = p.Masked()
-	t.family(p.Addr()).prefixes[p] = &rule{way, what + " " + p.String()}
-	return nil
+	return p.Masked(), nil
 }
 
-func (t *Table) addName(s string, way Way, what string) error {
-	name, ok := canonical(s)
-	if !ok {
-		return fmt.Errorf("split: %s: %q is not a domain name", what, s)
-	}
-	t.names[name] = &rule{way, what + " " + name}
-	return nil
+// hostPrefix returns the prefix that holds only a.
+func hostPrefix(a netip.Addr) netip.Prefix {
+	a = a.Unmap()
+	return netip.PrefixFrom(a, a.BitLen())
 }
 
 // family returns the half of the table that a belongs to. It must be valid.
@@ -173,129 +216,63 @@ func (t *Table) family(a netip.Addr) *family {
 	return &t.families[1]
 }
 
-func (f *family) sortLengths() {
-	var present [129]bool
-	for p := range f.prefixes {
-		present[p.Bits()] = true
-	}
-	for n := len(present) - 1; n >= 0; n-- {
-		if present[n] {
-			f.lengths = append(f.lengths, n)
-		}
-	}
-}
-
 // Route implements [Router].
-func (t *Table) Route(host string, addr netip.Addr) Way { return t.find(host, addr).way }
+func (t *Table) Route(host string, addr netip.Addr) Way {
+	r, _ := t.find(host, addr, nil)
+	return r.way()
+}
 
 // Explain is Route with the rule that decided, in words for a person.
 func (t *Table) Explain(host string, addr netip.Addr) (Way, string) {
-	r := t.find(host, addr)
-	return r.way, r.text
+	v := t.Why(host, addr)
+	return v.Way, v.Rule
 }
 
-func (t *Table) find(host string, addr netip.Addr) *rule {
-	if t.names == nil {
-		return &ruleZero
-	}
-	if !addr.IsValid() {
-		if r := t.findName(host); r != nil {
-			return r
-		}
-		return &ruleUnknown
-	}
-	addr = addr.Unmap().WithZone("")
-	if _, ok := t.gateway[addr]; ok {
-		return &ruleGateway
-	}
-	if addr.IsLoopback() {
-		return &ruleLoopback
-	}
-	f := t.family(addr)
-	r := t.findName(host)
-	if r == nil {
-		r = f.find(addr)
-	}
-	if f.absent != nil && (r.way == Tunnel || r == &f.rest) {
-		return f.absent
-	}
-	return r
+// Why is Route with the rule that decided and who made it.
+func (t *Table) Why(host string, addr netip.Addr) Verdict {
+	r, _ := t.find(host, addr, nil)
+	return t.rule(r).verdict()
 }
 
-// find returns the rule of the longest prefix that contains addr.
-func (f *family) find(addr netip.Addr) *rule {
-	for _, n := range f.lengths {
-		p, err := addr.Prefix(n)
-		if err != nil {
-			continue
+// find returns the rule that decides, and what was learned of addr, if learned is not nil and there is no name to go by.
+func (t *Table) find(host string, addr netip.Addr, learned *bart.Table[*entry]) (ref, *entry) {
+	var by suffix
+	if host != "" && isName(host) {
+		by = t.names.find(host)
+		learned = nil
+	}
+	if !addr.IsValid() || t.rules == nil {
+		return by.rule(), nil
+	}
+	if addr.Is4In6() {
+		addr = addr.Unmap()
+	}
+	f := &t.families[1]
+	if addr.Is4() {
+		f = &t.families[0]
+	}
+	r, ok := t.prefixes.Lookup(addr)
+	if !ok {
+		r = f.rest
+	}
+	var e *entry
+	switch {
+	case r.rank() == outermost:
+		return r, nil
+	case addr.IsLoopback():
+		return refLoopback, nil
+	case by.user != 0:
+		r = by.user
+	case r.rank() == firm:
+	case by.gateway != 0:
+		r = by.gateway
+	case learned != nil:
+		if e, ok = learned.Lookup(addr); ok && e.rule != 0 {
+			r = e.rule
 		}
-		if r, ok := f.prefixes[p]; ok {
-			return r
-		}
 	}
-	return &f.rest
-}
-
-// maxName is the length of the longest domain name without its final dot (RFC 1035 section 2.3.4).
-const maxName = 253
-
-// findName returns the rule of the longest suffix of host, or nil. It looks the suffixes up one by one, in lower
-// case on the stack.
-func (t *Table) findName(host string) *rule {
-	host = strings.TrimSuffix(host, ".")
-	if len(t.names) == 0 || host == "" || len(host) > maxName {
-		return nil
+	if f.absent != 0 && (r.way() == Tunnel || r == f.rest) {
+		return f.absent, e
 	}
-	var mem [maxName]byte
-	name := mem[:len(host)]
-	for i := range name {
-		name[i] = lower(host[i])
-	}
-	for i := 0; i < len(name); i++ {
-		if i > 0 && name[i-1] != '.' {
-			continue
-		}
-		if r, ok := t.names[string(name[i:])]; ok {
-			return r
-		}
-	}
-	return nil
-}
-
-func lower(c byte) byte {
-	if 'A' <= c && c <= 'Z' {
-		c += 'a' - 'A'
-	}
-	return c
-}
-
-// canonical returns the form of a domain suffix in which it is compared: lower case, without a final dot and without a
-// wildcard in front. It reports false for what cannot be a domain name.
-func canonical(s string) (string, bool) {
-	s = strings.TrimSpace(s)
-	s = strings.TrimPrefix(s, "*")
-	s = strings.TrimPrefix(s, ".")
-	s = strings.TrimSuffix(s, ".")
-	if s == "" || len(s) > maxName {
-		return "", false
-	}
-	b := make([]byte, len(s))
-	label := 0
-	for i := range b {
-		c := lower(s[i])
-		switch {
-		case c == '.':
-			if label == 0 {
-				return "", false
-			}
-			label = -1
-		case c <= ' ' || c == '*' || c >= 0x7f:
-			return "", false
-		}
-		if label++; label > 63 {
-			return "", false
-		}
-		b[i] = c
-	}
-	return string(b), label > 0
+	return r, e
 }

@@ -1,8 +1,6 @@
 package split
 
 import (
-	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"testing"
@@ -132,6 +130,10 @@ func TestNewErrors(t *testing.T) {
 		"local network":  {LocalLAN: make([]netip.Prefix, 1)},
 		"DNS server":     {DNS: make([]netip.Addr, 1)},
 		"gateway":        {Gateway: make([]netip.Addr, 1)},
+		"user include":   {User: Rules{Include: make([]netip.Prefix, 1)}},
+		"user exclude":   {User: Rules{Exclude: make([]netip.Prefix, 1)}},
+		"user name":      {User: Rules{DynamicInclude: []string{"a b"}}},
+		"user name out":  {User: Rules{DynamicExclude: []string{""}}},
 		"mixed":          {Include: prefixes("::ffff:0.0.0.0/90")},
 		"empty name":     {DynamicInclude: []string{""}},
 		"only wildcard":  {DynamicInclude: []string{"*."}},
@@ -151,237 +153,166 @@ func TestNewErrors(t *testing.T) {
 	}
 }
 
-// golden is a Table as one would write it down: it looks at every rule.
-func golden(cfg Config, host string, addr netip.Addr) Way {
-	addr = addr.Unmap().WithZone("")
-	for _, g := range cfg.Gateway {
-		if g.Unmap() == addr {
-			return Direct
-		}
-	}
-	if addr.IsValid() && addr.IsLoopback() {
-		return Direct
-	}
-	present := !addr.IsValid()
-	for _, p := range cfg.Addresses {
-		present = present || p.Addr().Is4() == addr.Is4()
-	}
-	absent := Nowhere
-	if cfg.Bypass {
-		absent = Direct
-	}
-
-	// The best rule has the most labels, or bits; among equals Direct is better.
-	best, way := -1, Nowhere
-	better := func(n int, w Way) {
-		if n > best || n == best && w == Direct {
-			best, way = n, w
-		}
-	}
-	labels := func(s string) []string {
-		s = strings.ToLower(strings.TrimSuffix(s, "."))
-		if s == "" || len(s) > 253 {
-			return nil
-		}
-		return strings.Split(s, ".")
-	}
-	h := labels(host)
-	name := func(list []string, w Way) {
-		for _, s := range list {
-			l := labels(strings.TrimPrefix(strings.TrimPrefix(strings.TrimSpace(s), "*"), "."))
-			if len(l) <= len(h) && strings.Join(h[len(h)-len(l):], ".") == strings.Join(l, ".") && h != nil {
-				better(len(l), w)
-			}
-		}
-	}
-	name(cfg.DynamicInclude, Tunnel)
-	name(cfg.DynamicExclude, Direct)
-	if best >= 0 {
-		if way == Tunnel && !present {
-			return absent
-		}
-		return way
-	}
-	if !addr.IsValid() {
-		return Nowhere
-	}
-
-	included := false
-	for _, p := range cfg.Include {
-		included = included || p.Addr().Is4() == addr.Is4()
-	}
-	prefix := func(list []netip.Prefix, w Way) {
-		for _, p := range list {
-			if p.Masked().Contains(addr) {
-				better(p.Bits(), w)
-			}
-		}
-	}
-	prefix(cfg.Addresses, Tunnel)
-	prefix(cfg.Include, Tunnel)
-	for _, a := range cfg.DNS {
-		prefix([]netip.Prefix{netip.PrefixFrom(a, a.BitLen())}, Tunnel)
-	}
-	prefix(cfg.LocalLAN, Direct)
-	prefix(cfg.Exclude, Direct)
-	switch {
-	case best >= 0 && way == Direct:
-		return Direct
-	case !present:
-		return absent
-	case best < 0 && included:
-		return Direct
-	}
-	return Tunnel
-}
-
-// random makes tables whose rules meet often: few addresses, few names.
-func random(r *rand.Rand) Config {
-	addr := func() netip.Addr {
-		if r.IntN(2) == 0 {
-			return netip.AddrFrom4([4]byte{10, byte(r.IntN(3)), byte(r.IntN(3)), byte(r.IntN(3))})
-		}
-		return netip.AddrFrom16([16]byte{0xfd, 13: byte(r.IntN(3)), 14: byte(r.IntN(3)), 15: byte(r.IntN(3))})
-	}
-	list := func(n int) (p []netip.Prefix) {
-		for range r.IntN(n) {
-			a := addr()
-			p = append(p, netip.PrefixFrom(a, a.BitLen()-r.IntN(25)))
-		}
-		return p
-	}
-	names := func() (s []string) {
-		for range r.IntN(3) {
-			s = append(s, randomName(r))
-		}
-		return s
-	}
-	cfg := Config{
-		Addresses: list(3), Include: list(4), Exclude: list(4), LocalLAN: list(2),
-		DynamicInclude: names(), DynamicExclude: names(), Bypass: r.IntN(2) == 0,
-	}
-	if r.IntN(3) == 0 {
-		cfg.DNS = []netip.Addr{addr()}
-	}
-	if r.IntN(3) == 0 {
-		cfg.Gateway = []netip.Addr{addr()}
-	}
-	return cfg
-}
-
-func randomName(r *rand.Rand) string {
-	s := []string{"example", "EXAMPLE.", "evilexample"}[r.IntN(3)]
-	for range r.IntN(3) {
-		s = []string{"a.", "B.", "ab."}[r.IntN(3)] + s
-	}
-	return s
-}
-
-func TestGolden(t *testing.T) {
-	r := rand.New(rand.NewPCG(1, 2))
-	ways := make(map[Way]int)
-	for range 3000 {
-		cfg := random(r)
-		table, err := New(cfg)
-		if err != nil {
-			t.Fatalf("%+v: %v", cfg, err)
-		}
-		for range 20 {
-			host := ""
-			if r.IntN(2) == 0 {
-				host = randomName(r)
-			}
-			var addr netip.Addr
-			switch r.IntN(10) {
-			case 0:
-			case 1, 2, 3, 4:
-				addr = netip.AddrFrom16([16]byte{0xfd, 13: byte(r.IntN(3)), 14: byte(r.IntN(3)), 15: byte(r.IntN(3))})
-			default:
-				addr = netip.AddrFrom4([4]byte{10, byte(r.IntN(3)), byte(r.IntN(3)), byte(r.IntN(3))})
-			}
-			got, rule := table.Explain(host, addr)
-			if want := golden(cfg, host, addr); got != want {
-				t.Fatalf("%q %v: %v by %q, want %v\n%+v", host, addr, got, rule, want, cfg)
-			}
-			ways[got]++
-		}
-	}
-	for _, w := range []Way{Nowhere, Direct, Tunnel} {
-		if ways[w] < 5000 {
-			t.Errorf("only %d destinations were %v", ways[w], w)
-		}
-	}
-}
-
-func FuzzRoute(f *testing.F) {
-	f.Add("corp.example", "video.example", "git.corp.example", []byte{10, 0, 0, 1}, []byte{10, 0, 0, 0}, uint8(8))
-	f.Add("*.a", "a.", "A", []byte{}, []byte{10, 0, 0, 0}, uint8(32))
-	f.Add("a..b", "", ".", make([]byte, 16), make([]byte, 16), uint8(129))
-	f.Fuzz(func(t *testing.T, include, exclude, host string, addr, prefix []byte, bits uint8) {
-		a, _ := netip.AddrFromSlice(addr)
-		p, _ := netip.AddrFromSlice(prefix)
-		cfg := Config{Addresses: prefixes("10.9.0.2/24"), DynamicInclude: []string{include}, DynamicExclude: []string{exclude}}
-		if q := netip.PrefixFrom(p, int(bits)); q.IsValid() && !p.Is4In6() {
-			cfg.Include = []netip.Prefix{q}
-		}
-		table, err := New(cfg)
-		if err != nil {
-			return
-		}
-		if got, want := table.Route(host, a), golden(cfg, host, a); got != want {
-			t.Errorf("%q %v: %v, want %v\n%+v", host, a, got, want, cfg)
-		}
-	})
-}
-
-func large(tb testing.TB) *Table {
-	cfg := Config{Addresses: prefixes("10.9.0.2/24", "fd09::2/64")}
-	for i := range 1000 {
-		cfg.Include = append(cfg.Include, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i / 256), byte(i), 0}), 16+i%17))
-		cfg.DynamicExclude = append(cfg.DynamicExclude, fmt.Sprintf("s%d.example", i))
-	}
-	t, err := New(cfg)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return t
-}
-
-func TestRouteAllocs(t *testing.T) {
-	var r Router = large(t)
-	in, out := netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("fd00::1")
-	n := testing.AllocsPerRun(100, func() {
-		r.Route("Some.Host.s77.EXAMPLE.", in)
-		r.Route("", out)
-		r.Route("other.example", in)
-	})
-	if n != 0 {
-		t.Errorf("Route allocates %v times", n)
-	}
-}
-
-func BenchmarkRoute(b *testing.B) {
-	t := large(b)
-	for name, s := range map[string]string{"hit": "10.1.2.3", "miss": "192.0.2.1"} {
-		addr := netip.MustParseAddr(s)
-		b.Run(name, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				t.Route("", addr)
-			}
-		})
-	}
-	b.Run("name", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			t.Route("host.s77.example", netip.Addr{})
-		}
-	})
-}
-
 func TestWayString(t *testing.T) {
 	var zero Way
 	if zero != Nowhere || zero.String() != "nowhere" || Direct.String() != "direct" || Tunnel.String() != "tunnel" || Way(9).String() != "nowhere" {
 		t.Errorf("%v %v %v %v", zero, Direct, Tunnel, Way(9))
+	}
+}
+
+// TestRanks goes through the order of the rules and names who made each.
+func TestRanks(t *testing.T) {
+	cfg := Config{
+		Addresses:      prefixes("10.9.0.2/24", "fd09::2/64"),
+		Include:        prefixes("10.0.0.0/8", "192.168.0.0/16", "fd00::/8", "203.0.113.0/24"),
+		Exclude:        prefixes("10.1.0.0/16", "10.9.0.128/25", "0.0.0.0/32", "::/128", "198.51.100.53/32"),
+		LocalLAN:       prefixes("192.168.7.0/24", "203.0.113.0/25", "8.8.8.0/24", "2001:470::/64", "fd77::/64", "0.0.0.0/0"),
+		DNS:            addrs("10.1.0.53", "198.51.100.53", "10.66.0.53", "10.67.0.53", "203.0.113.9"),
+		Gateway:        addrs("203.0.113.9", "10.66.6.6"),
+		DynamicInclude: []string{"corp.example", "deep.video.example"},
+		DynamicExclude: []string{"video.example", "git.mine.example"},
+		User: Rules{
+			Include:        prefixes("10.1.2.0/24", "172.16.0.0/12"),
+			Exclude:        prefixes("10.66.0.0/16", "172.16.5.0/24", "fd00:5::/32", "10.67.0.53/32"),
+			DynamicInclude: []string{"mine.example"},
+			DynamicExclude: []string{"corp.example", "mine.example", "x.corp.example"},
+		},
+	}
+	onLinkFirst, publicLAN := cfg, cfg
+	onLinkFirst.OnLinkFirst = true
+	publicLAN.PublicLAN = true
+	publicLAN.LocalLAN = cfg.LocalLAN[:5]
+	for _, tt := range []struct {
+		cfg        Config
+		host, addr string
+		want       Verdict
+	}{
+		{cfg, "", "203.0.113.9", Verdict{Direct, "address of the gateway", FromLease}},
+		{cfg, "mine.example", "10.66.6.6", Verdict{Direct, "address of the gateway", FromLease}},
+		{cfg, "", "127.1.2.3", Verdict{Direct, "loopback", FromMachine}},
+
+		{cfg, "a.corp.example", "10.2.0.1", Verdict{Direct, "user dynamic exclude corp.example", FromUser}},
+		{cfg, "a.x.corp.example", "10.1.2.3", Verdict{Direct, "user dynamic exclude x.corp.example", FromUser}},
+		{cfg, "git.mine.example", "10.2.0.1", Verdict{Direct, "user dynamic exclude mine.example", FromUser}},
+		{cfg, "git.mine.example", "", Verdict{Direct, "user dynamic exclude mine.example", FromUser}},
+
+		{cfg, "", "10.1.2.3", Verdict{Tunnel, "user include 10.1.2.0/24", FromUser}},
+		{cfg, "video.example", "10.1.2.3", Verdict{Tunnel, "user include 10.1.2.0/24", FromUser}},
+		{cfg, "", "172.16.5.4", Verdict{Direct, "user exclude 172.16.5.0/24", FromUser}},
+		{cfg, "", "172.17.5.4", Verdict{Tunnel, "user include 172.16.0.0/12", FromUser}},
+		{cfg, "", "fd00:5::1", Verdict{Direct, "user exclude fd00:5::/32", FromUser}},
+		{cfg, "", "10.66.1.1", Verdict{Direct, "user exclude 10.66.0.0/16", FromUser}},
+		{cfg, "", "10.66.0.53", Verdict{Tunnel, "DNS server 10.66.0.53/32", FromLease}},
+		{cfg, "", "198.51.100.53", Verdict{Tunnel, "DNS server 198.51.100.53/32", FromLease}},
+		{cfg, "", "10.67.0.53", Verdict{Direct, "user exclude 10.67.0.53/32", FromUser}},
+		{cfg, "video.example", "10.1.0.53", Verdict{Tunnel, "DNS server 10.1.0.53/32", FromLease}},
+
+		{cfg, "www.video.example", "10.2.0.1", Verdict{Direct, "dynamic exclude video.example", FromGateway}},
+		{cfg, "x.deep.video.example", "8.8.4.4", Verdict{Tunnel, "dynamic include deep.video.example", FromGateway}},
+		{cfg, "10.1.2.3", "10.1.3.3", Verdict{Direct, "exclude 10.1.0.0/16", FromGateway}},
+
+		{cfg, "", "10.1.3.3", Verdict{Direct, "exclude 10.1.0.0/16", FromGateway}},
+		{cfg, "", "10.9.0.7", Verdict{Tunnel, "on-link 10.9.0.0/24", FromLease}},
+		{cfg, "", "10.9.0.200", Verdict{Direct, "exclude 10.9.0.128/25", FromGateway}},
+		{onLinkFirst, "", "10.9.0.200", Verdict{Tunnel, "on-link 10.9.0.0/24", FromLease}},
+		{cfg, "", "192.168.7.1", Verdict{Direct, "local network 192.168.7.0/24", FromMachine}},
+		{cfg, "", "192.168.8.1", Verdict{Tunnel, "include 192.168.0.0/16", FromGateway}},
+		{cfg, "", "203.0.113.77", Verdict{Direct, "local network 203.0.113.0/25", FromMachine}},
+		{cfg, "", "fd77::7", Verdict{Direct, "local network fd77::/64", FromMachine}},
+		{cfg, "", "8.8.8.8", Verdict{Direct, "not included", FromGateway}},
+		{publicLAN, "", "8.8.8.8", Verdict{Direct, "local network 8.8.8.0/24", FromMachine}},
+		{publicLAN, "", "2001:470::7", Verdict{Direct, "local network 2001:470::/64", FromMachine}},
+		{cfg, "", "2001:470::7", Verdict{Direct, "not included", FromGateway}},
+		{cfg, "", "0.0.0.0", Verdict{Direct, "not included", FromGateway}},
+		{cfg, "nobody.example", "", Verdict{Nowhere, "no address", 0}},
+		{Config{Addresses: prefixes("10.9.0.2/24")}, "", "192.0.2.1", Verdict{Tunnel, "everything of IPv4", FromLease}},
+		{Config{Addresses: prefixes("10.9.0.2/24")}, "", "2001:db8::1", Verdict{Nowhere, "the tunnel has no IPv6 address", FromLease}},
+		{
+			Config{Addresses: prefixes("10.9.0.2/24"), Bypass: true}, "", "2001:db8::1",
+			Verdict{Direct, "the tunnel has no IPv6 address, bypass", FromGateway},
+		},
+		{
+			Config{
+				Addresses: prefixes("10.9.0.2/24"),
+				User:      Rules{Include: prefixes("10.1.0.0/16"), Exclude: prefixes("0.0.0.0/0")},
+			}, "", "10.2.0.1",
+			Verdict{Direct, "user exclude 0.0.0.0/0", FromUser},
+		},
+		{
+			Config{Addresses: prefixes("10.9.0.2/24"), LocalLAN: prefixes("0.0.0.0/0", "10.0.0.0/7", "8.8.8.8/32")},
+			"", "10.2.0.1", Verdict{Tunnel, "everything of IPv4", FromLease},
+		},
+		{
+			Config{Addresses: prefixes("fd09::2/64"), User: Rules{Include: prefixes("10.0.0.0/8")}},
+			"", "10.2.0.1", Verdict{Nowhere, "the tunnel has no IPv4 address", FromLease},
+		},
+	} {
+		table, err := New(tt.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var addr netip.Addr
+		if tt.addr != "" {
+			addr = netip.MustParseAddr(tt.addr)
+		}
+		if got := table.Why(tt.host, addr); got != tt.want {
+			t.Errorf("%q %s: %+v, want %+v", tt.host, tt.addr, got, tt.want)
+		}
+		if got := table.Route(tt.host, addr); got != tt.want.Way {
+			t.Errorf("%q %s: Route says %v, want %v", tt.host, tt.addr, got, tt.want.Way)
+		}
+	}
+}
+
+func TestOriginString(t *testing.T) {
+	for o, want := range map[Origin]string{
+		0: "nobody", FromMachine: "machine", FromLease: "lease", FromGateway: "gateway", FromUser: "user", 99: "nobody",
+	} {
+		if got := o.String(); got != want {
+			t.Errorf("Origin %d is %q, want %q", o, got, want)
+		}
+	}
+}
+
+func TestIsLocalLAN(t *testing.T) {
+	for s, want := range map[string]bool{
+		"0.0.0.0/32": true, "::/128": true, "::ffff:0.0.0.0/128": true,
+		"0.0.0.0/0": false, "::/0": false, "0.0.0.0/31": false, "::/127": false, "0.0.0.1/32": false, "::1/128": false,
+	} {
+		if got := IsLocalLAN(netip.MustParsePrefix(s)); got != want {
+			t.Errorf("IsLocalLAN(%s) = %v", s, got)
+		}
+	}
+	if IsLocalLAN(netip.Prefix{}) {
+		t.Error("IsLocalLAN of the zero Prefix")
+	}
+}
+
+// TestPublic walks to both ends of every block that is set aside.
+func TestPublic(t *testing.T) {
+	for s, want := range map[string]bool{
+		"10.0.0.0/8": false, "10.0.0.0/7": true, "11.0.0.0/8": true, "9.255.255.255/32": true, "10.255.255.255/32": false,
+		"172.16.0.0/12": false, "172.16.0.0/11": true, "172.31.255.0/24": false, "172.32.0.0/24": true, "172.15.0.0/24": true,
+		"192.168.0.0/16": false, "192.168.0.0/15": true, "192.169.0.0/24": true, "169.254.0.0/16": false, "169.255.0.0/24": true,
+		"100.64.0.0/10": false, "100.127.255.0/24": false, "100.128.0.0/24": true, "100.63.0.0/24": true,
+		"198.18.0.0/15": false, "198.19.255.0/24": false, "198.20.0.0/24": true, "192.0.2.0/24": false, "192.0.3.0/24": true,
+		"198.51.100.0/24": false, "198.51.101.0/24": true, "203.0.113.0/25": false, "203.0.112.0/23": true,
+		"fc00::/7": false, "fdff::/16": false, "fe00::/8": true, "fe80::/10": false, "febf::/16": false, "fec0::/16": true,
+		"2001:db8::/32": false, "2001:db9::/32": true, "2001:db8::/31": true, "::/0": true, "0.0.0.0/0": true,
+	} {
+		if got := public(netip.MustParsePrefix(s)); got != want {
+			t.Errorf("public(%s) = %v", s, got)
+		}
+	}
+}
+
+func TestTooLong(t *testing.T) {
+	_, err := New(Config{Include: make([]netip.Prefix, MaxPrefixes), DNS: addrs("10.0.0.1")})
+	if err == nil || !strings.Contains(err.Error(), "262145 prefixes") {
+		t.Errorf("too many prefixes: %v", err)
+	}
+	_, err = New(Config{DynamicInclude: make([]string, MaxNames), User: Rules{DynamicExclude: []string{"a.example"}}})
+	if err == nil || !strings.Contains(err.Error(), "32769 domain suffixes") {
+		t.Errorf("too many names: %v", err)
 	}
 }
