@@ -69,7 +69,9 @@ var owners = map[string][]string{
 	"github.com/BurntSushi":     {"cmd/culvert"},
 	"software.sslmate.com":      {"cmd/culvert"},
 	"github.com/youmark/pkcs8":  {"cmd/culvert"},
-	"github.com/vishvananda":    {},
+	"github.com/vishvananda":    {"host"},
+	"github.com/gaissmai/bart":  {"split"},
+	"go4.org/netipx":            {},
 	"golang.zx2c4.com/wireguar": {"stack/tun", "bench/versus"},
 }
 
