@@ -29,6 +29,10 @@ type cubic struct {
 	rounds int
 	// threshold is what ssthresh was until then.
 	threshold float64
+
+	mss int
+	// before is the state from before the last reduction.
+	before *cubic
 }
 
 const (
@@ -47,8 +51,36 @@ const (
 )
 
 func (c *cubic) init(mss int) {
-	*c = cubic{cwnd: float64(initialSegments * mss), ssthresh: math.MaxFloat64}
+	*c = cubic{cwnd: float64(initialSegments * mss), ssthresh: math.MaxFloat64, mss: mss, before: c.before}
+	if c.before == nil {
+		c.before = new(cubic)
+	}
 }
+
+func (c *cubic) window() float64 { return c.cwnd }
+func (c *cubic) pace() float64   { return 0 }
+
+func (c *cubic) acked(n *news) {
+	c.mss = n.mss
+	c.round(n.una, n.nxt, n.rtt)
+	if !n.recovering && c.limited(float64(n.peak)) {
+		c.grow(float64(n.bytes), n.mss, n.now, n.srtt)
+	}
+}
+
+func (c *cubic) lost() {
+	*c.before = *c
+	c.reduce(c.mss)
+}
+
+func (c *cubic) undo() { *c = *c.before }
+
+func (c *cubic) collapsed() {
+	c.reduce(c.mss)
+	c.cwnd = float64(c.mss)
+}
+
+func (c *cubic) restored() {}
 
 // round watches the slow start: una and nxt are the ends of what is in flight.
 func (c *cubic) round(una, nxt uint32, rtt time.Duration) {
@@ -129,8 +161,8 @@ func (c *cubic) grow(acked float64, mss int, now, rtt time.Duration) {
 	c.cwnd += (target - c.cwnd) * acked / c.cwnd
 }
 
-// lost is called once for each round trip in which something was lost.
-func (c *cubic) lost(mss int) {
+// reduce makes the window smaller after a loss.
+func (c *cubic) reduce(mss int) {
 	if c.cwnd < c.max {
 		c.max = c.cwnd * (1 + cubicBeta) / 2 // others want a share
 	} else {
@@ -140,10 +172,4 @@ func (c *cubic) lost(mss int) {
 	c.ssthresh = c.cwnd
 	c.growing = false
 	c.left = 0
-}
-
-// collapsed is called when everything in flight seems to be lost.
-func (c *cubic) collapsed(mss int) {
-	c.lost(mss)
-	c.cwnd = float64(mss)
 }

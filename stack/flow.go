@@ -14,7 +14,7 @@ import (
 )
 
 // A flow is the sending side of a TCP connection as the governor sees it. Its losses are found by the times at which
-// segments were sent (RACK and tail loss probes, RFC 8985), and its window is that of CUBIC.
+// segments were sent (RACK and tail loss probes, RFC 8985), and how much it sends is up to its control.
 //
 // All times are since the governor was made. The lock is that of the governor.
 type flow struct {
@@ -36,7 +36,20 @@ type flow struct {
 	peakUntil uint32
 	// credit is what has arrived and was not answered by something new yet, in bytes.
 	credit int
-	cc     cubic
+	cc     control
+	news   news // for cc
+	rate   meter
+	// dropped is how many bytes were lost so far.
+	dropped int64
+
+	// held is what the netstack has sent and the pacer has not let go yet, in order; held[:heldHead] are gone.
+	held      []*stack.PacketBuffer
+	heldHead  int
+	heldBytes int
+	// free is when the pacer lets the next packet go.
+	free   time.Duration
+	pacer  *time.Timer
+	pacing bool // the pacer is set
 
 	srtt, rttvar, minRTT time.Duration
 
@@ -51,9 +64,8 @@ type flow struct {
 	collapsed  bool // from the loss of everything
 	recoverTo  uint32
 	backoff    uint
-	// before is the congestion control from before the recovery, which needed segments to be sent again. What of that was for
-	// nothing is taken back: if all was, nothing had been lost.
-	before cubic
+	// needed is how many segments had to be sent again in the recovery. What of that was for nothing is taken back: if all was, nothing
+	// had been lost.
 	needed int
 
 	probing   bool // a tail loss probe is out, which ends at probeEnd
@@ -79,6 +91,7 @@ type piece struct {
 	pkt          *stack.PacketBuffer
 	base         uint32
 	sent         time.Duration
+	mark         mark
 	tries        int
 	sacked, lost bool
 	fin          bool // the last sequence number is that of a FIN
@@ -117,6 +130,16 @@ func (f *flow) release() {
 	if f.timer != nil {
 		f.timer.Stop()
 	}
+	if f.pacer != nil {
+		f.pacer.Stop()
+	}
+	for f.holds() {
+		p := f.unhold()
+		if !f.g.l.queue.put(p, false) {
+			f.g.l.s.stats.outDropped.Add(1)
+		}
+		p.DecRef()
+	}
 	for i := f.head; i < len(f.pieces); i++ {
 		f.drop(&f.pieces[i])
 	}
@@ -145,7 +168,7 @@ func (f *flow) sent(p *stack.PacketBuffer, ip, tcp []byte, size int, now time.Du
 	}
 	smaller := f.mss > 0 && p.GSOOptions.MSS > 0 && mss < f.mss
 	if f.mss == 0 {
-		f.cc.init(max(mss, 1))
+		f.cc = newControl(governedControl, max(mss, 1))
 		f.mss = mss
 	} else if p.GSOOptions.MSS > 0 {
 		f.mss = mss
@@ -160,26 +183,39 @@ func (f *flow) sent(p *stack.PacketBuffer, ip, tcp []byte, size int, now time.Du
 	if fin {
 		end++
 	}
-	if !before(f.nxt, end) {
+	given := f.given()
+	if !before(given, end) {
 		return f.sentAgain(seq, end, smaller, now)
 	}
-	if seq != f.nxt {
+	if seq != given {
 		// The netstack sends in order; whatever this is, it is not understood here.
 		f.g.forget(f)
 		return true
 	}
+	f.fin = f.fin || fin
+	f.credit = max(f.credit-size/2, 0)
+	if !f.holds() && f.cc.pace() == 0 {
+		f.leaves(p, seq, end, fin, now)
+		return true
+	}
+	f.hold(p.IncRef())
+	f.transmit(now)
+	return false
+}
+
+// leaves notes that p is on its way from now on.
+func (f *flow) leaves(p *stack.PacketBuffer, seq, end uint32, fin bool, now time.Duration) {
 	if f.una == f.nxt {
 		f.rackSent = 0
 	}
-	f.pieces = append(f.compact(), piece{seq: seq, end: end, base: seq, pkt: p.IncRef(), sent: now, tries: 1, fin: fin})
-	f.fin = f.fin || fin
+	f.pieces = append(f.compact(), piece{
+		seq: seq, end: end, base: seq, pkt: p.IncRef(), sent: now, tries: 1, fin: fin, mark: f.rate.mark(f.pipe(), now),
+	})
 	f.nxt = end
-	f.credit = max(f.credit-size/2, 0)
 	if n := f.pipe(); n > f.peak || !before(f.una, f.peakUntil) {
 		f.peak, f.peakUntil = n, f.nxt
 	}
 	f.schedule(now)
-	return true
 }
 
 // compact returns the pieces with room behind them.
@@ -198,6 +234,9 @@ func (f *flow) sentAgain(seq, end uint32, smaller bool, now time.Duration) bool 
 	if !before(f.una, end) {
 		return true // a probe of a window that is closed, or of a connection that is idle
 	}
+	if !before(seq, f.nxt) {
+		return false // it is held
+	}
 	useful := false
 	for i := f.at(seq); i < len(f.pieces) && before(f.pieces[i].seq, end); i++ {
 		c := &f.pieces[i]
@@ -213,7 +252,7 @@ func (f *flow) sentAgain(seq, end uint32, smaller bool, now time.Duration) bool 
 	for i := f.at(seq); i < len(f.pieces) && before(f.pieces[i].seq, end); i++ {
 		if c := &f.pieces[i]; !c.sacked {
 			f.found(c)
-			c.sent = now
+			c.sent, c.mark = now, f.rate.mark(f.pipe(), now)
 			c.tries++
 		}
 	}
@@ -233,6 +272,7 @@ func (f *flow) lose(c *piece) {
 	if !c.lost {
 		c.lost = true
 		f.lost += c.size()
+		f.dropped += int64(c.size())
 	}
 }
 
@@ -259,6 +299,7 @@ func (f *flow) split(seq uint32) {
 
 // delivery is what one acknowledgement has told.
 type delivery struct {
+	reading
 	bytes    int
 	rtt      time.Duration // of what was sent last and only once, or 0
 	advanced bool
@@ -268,7 +309,11 @@ type delivery struct {
 // arrive notes that c is at the peer.
 func (f *flow) arrive(c *piece, d *delivery, now time.Duration) {
 	d.bytes += c.size()
+	if c.lost {
+		f.dropped -= int64(c.size())
+	}
 	f.found(c)
+	f.rate.arrived(&d.reading, c.size(), &c.mark, c.sent, now)
 	rtt := now - c.sent
 	if c.tries == 1 {
 		d.rtt = rtt // pieces come in the order in which they were sent first
@@ -277,6 +322,7 @@ func (f *flow) arrive(c *piece, d *delivery, now time.Duration) {
 		}
 	} else if rtt < f.minRTT {
 		f.needed--
+		f.dropped -= int64(c.size())
 		return // it was an earlier try that has arrived
 	}
 	if c.sent > f.rackSent || c.sent == f.rackSent && before(f.rackEnd, c.end) {
@@ -309,7 +355,7 @@ func (f *flow) acknowledged(tcp []byte, now time.Duration) {
 		f.probing = false
 		// Was it the probe that has arrived, and not what it repeats?
 		if !dsack && !f.recovering && now-f.probeSent >= f.minRTT {
-			f.cc.lost(f.mss)
+			f.cc.lost()
 		}
 	}
 	if dsack {
@@ -319,16 +365,18 @@ func (f *flow) acknowledged(tcp []byte, now time.Duration) {
 		f.recovered()
 	}
 	if d.bytes > 0 {
-		f.cc.round(f.una, f.nxt, d.rtt)
-		if (!f.recovering || f.collapsed) && f.cc.limited(float64(f.peak)) {
-			f.cc.grow(float64(d.bytes), f.mss, now, f.srtt)
+		f.rate.read(&d.reading, f.minRTT, now)
+		f.news = news{
+			reading: d.reading, now: now, rtt: d.rtt, srtt: f.srtt, bytes: d.bytes, una: f.una, nxt: f.nxt, pipe: f.pipe(), peak: f.peak,
+			delivered: f.rate.delivered, dropped: f.dropped, recovering: f.recovering && !f.collapsed, mss: f.mss,
 		}
+		f.cc.acked(&f.news)
 		if f.probing && d.sacks {
 			f.probing = false
 		}
 	}
 	f.detect(now)
-	f.resendLost(now)
+	f.transmit(now)
 	f.schedule(now)
 	f.credit += d.bytes
 	f.limit(tcp)
@@ -507,16 +555,19 @@ func (f *flow) detect(now time.Duration) {
 
 func (f *flow) recover() {
 	f.recovering, f.recoverTo, f.probing = true, f.nxt, false
-	f.before, f.needed = f.cc, 0
+	f.needed = 0
 	f.g.l.s.stats.recoveries.Add(1)
-	f.cc.lost(f.mss)
+	f.cc.lost()
 }
 
 // recovered ends the recovery.
 func (f *flow) recovered() {
 	f.recovering = false
-	if !f.collapsed && f.needed <= 0 {
-		f.cc = f.before
+	switch {
+	case f.collapsed:
+		f.cc.restored()
+	case f.needed <= 0:
+		f.cc.undo()
 	}
 	f.collapsed = false
 }
@@ -528,10 +579,10 @@ func (f *flow) resendLost(now time.Duration) {
 			continue
 		}
 		// One segment may always go: that which was lost has left room.
-		if p := f.pipe(); p > 0 && float64(p+f.mss) > f.cc.cwnd {
+		if p := f.pipe(); p > 0 && float64(p+f.mss) > f.cc.window() {
 			return
 		}
-		if !f.resend(i, now) {
+		if !f.may(now) || !f.resend(i, now) {
 			return
 		}
 	}
@@ -559,7 +610,8 @@ func (f *flow) resend(i int, now time.Duration) bool {
 		return false
 	}
 	f.found(c)
-	c.sent = now
+	f.spend(c.size(), now)
+	c.sent, c.mark = now, f.rate.mark(f.pipe()-c.size(), now)
 	c.tries++
 	f.needed++
 	f.g.l.s.stats.retransmits.Add(1)
@@ -620,7 +672,13 @@ func (f *flow) limit(tcp []byte) {
 	if f.mss == 0 {
 		return
 	}
-	room := min(max(int(f.cc.cwnd)-f.pipe(), 0), 2*f.credit+burst*f.mss) + int(f.nxt-f.una)
+	open := max(int(f.cc.window())-f.pipe()-f.heldBytes, 0)
+	if pace := f.cc.pace(); pace > 0 {
+		open = min(open, max(f.stock(pace)-f.heldBytes, 0))
+	} else {
+		open = min(open, 2*f.credit+burst*f.mss)
+	}
+	room := open + int(f.given()-f.una)
 	unit := 1 << f.shift
 	window := (room + unit - 1) >> f.shift
 	if window < int(binary.BigEndian.Uint16(tcp[14:])) {
@@ -690,7 +748,7 @@ func (f *flow) look() {
 	case dueReorder:
 		f.due = 0
 		f.detect(now)
-		f.resendLost(now)
+		f.transmit(now)
 	case dueProbe:
 		f.probing, f.probeEnd, f.probeSent = true, f.nxt, now
 		last := len(f.pieces) - 1
@@ -714,14 +772,10 @@ func (f *flow) look() {
 				f.lose(c)
 			}
 		}
-		if !f.collapsed {
-			f.cc.collapsed(f.mss)
-		} else {
-			f.cc.cwnd = float64(f.mss)
-		}
+		f.cc.collapsed()
 		f.recovering, f.collapsed, f.recoverTo = true, true, f.nxt
 		f.g.l.s.stats.timeouts.Add(1)
-		f.resendLost(now)
+		f.transmit(now)
 	}
 	f.schedule(now)
 }

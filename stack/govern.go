@@ -128,7 +128,7 @@ func (g *governor) sending(p *stack.PacketBuffer) bool {
 // begin is called with each SYN that leaves.
 func (g *governor) begin(key uint64, tcp []byte, f *flow) {
 	seq := binary.BigEndian.Uint32(tcp[4:])
-	if f != nil && f.una == seq+1 && f.nxt == seq+1 {
+	if f != nil && f.una == seq+1 && f.given() == seq+1 {
 		return // again
 	}
 	g.forget(f)
@@ -219,7 +219,7 @@ func (g *governor) arrived(p []byte, ip *ipInfo, index int, batch uint64) (earli
 		return -1
 	}
 	f.acknowledged(tcp, g.now())
-	if f.fin && f.una == f.nxt {
+	if f.fin && f.una == f.given() {
 		g.forget(f)
 		return -1
 	}
