@@ -18,13 +18,14 @@ type part struct {
 	next      string   // the last of names, if it must be asked for anew
 	final     bool     // the answer has records of the type that was asked for
 	ad        bool
+	way       Way // where the answer came from
 	dropped   int // records that were about other names
 }
 
-// sift takes from the answer b to the question for name, which was asked under id in the zone z, what it says about name
-// and the names that name stands for. What it says about others it may have invented. So may it have what it says about a
-// name of a zone that is asked elsewhere: the chain is cut there.
-func (st *ruling) sift(b []byte, id uint16, name string, qtype uint16, do bool, z *realm) (*part, error) {
+// sift takes from the answer b to the question for name, which was asked under id in the zone z or of its fallback, what it
+// says about name and the names that name stands for. What it says about others it may have invented. So may it have what
+// it says about a name of a zone that is asked elsewhere: the chain is cut there.
+func (st *ruling) sift(b []byte, id uint16, name string, qtype uint16, do bool, z *realm, fallback bool) (*part, error) {
 	q := question{name: name, qtype: qtype, class: wire.ClassINET}
 	if !answers(b, id, q) {
 		return nil, fmt.Errorf("%w: an answer to something that was not asked", ErrMessage)
@@ -40,11 +41,14 @@ func (st *ruling) sift(b []byte, id uint16, name string, qtype uint16, do bool, 
 	if len(m.Answer) != int(b[6])<<8|int(b[7]) || len(m.Ns) != int(b[8])<<8|int(b[9]) || len(m.Extra) != int(b[10])<<8|int(b[11]) {
 		return nil, fmt.Errorf("%w: an answer that ends early", ErrMessage)
 	}
-	p := &part{rcode: m.Rcode, ad: m.AuthenticatedData && z.trustAD}
+	p := &part{rcode: m.Rcode, ad: m.AuthenticatedData && z.trustAD && !fallback, way: z.way}
+	if fallback {
+		p.way = Direct
+	}
 	if p.rcode != wire.RcodeSuccess && p.rcode != wire.RcodeNameError {
 		return p, nil
 	}
-	last, err := st.follow(p, m.Answer, name, qtype, do, z)
+	last, err := st.follow(p, m.Answer, name, qtype, do, z, fallback)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +71,7 @@ func (st *ruling) sift(b []byte, id uint16, name string, qtype uint16, do bool, 
 }
 
 // follow moves the records of the chain that begins with name to p, and returns its end.
-func (st *ruling) follow(p *part, records []wire.RR, name string, qtype uint16, do bool, z *realm) (last string, err error) {
+func (st *ruling) follow(p *part, records []wire.RR, name string, qtype uint16, do bool, z *realm, fallback bool) (last string, err error) {
 	used := make([]bool, len(records))
 	take := func(i int) {
 		used[i] = true
@@ -112,7 +116,7 @@ func (st *ruling) follow(p *part, records []wire.RR, name string, qtype uint16, 
 		}
 		p.names = append(p.names, target)
 		last = target
-		if st.foreign(z, canonical(target)) {
+		if st.foreign(z, fallback, canonical(target)) {
 			p.next = target
 			return last, nil
 		}
@@ -133,9 +137,13 @@ func targetOf(rr wire.RR) string {
 }
 
 // foreign reports whether the upstreams of z have no say about name. Those in the tunnel may also say where the names
-// of their zone lead outside: they were chosen to be believed, and asking outside would tell where the inside leads.
-func (st *ruling) foreign(z *realm, name string) bool {
-	other, _ := st.zone(name)
+// of their zone lead outside: they were chosen to be believed, and asking outside would tell where the inside leads. The
+// fallback of z knows only the names that are in z for want of a better zone.
+func (st *ruling) foreign(z *realm, fallback bool, name string) bool {
+	other, suffix := st.zone(name)
+	if fallback {
+		return other != z || suffix != ""
+	}
 	if other == z {
 		return false
 	}

@@ -107,7 +107,7 @@ func TestSift(t *testing.T) {
 				tt.qtype = wire.TypeA
 			}
 			st, z := everywhere(t)
-			p, err := st.sift(answerOf(t, tt.qtype, tt.answer, tt.authority, tt.change), 1, "a.example.", tt.qtype, tt.do, z)
+			p, err := st.sift(answerOf(t, tt.qtype, tt.answer, tt.authority, tt.change), 1, "a.example.", tt.qtype, tt.do, z, false)
 			if err != nil {
 				if tt.want == "" || !strings.Contains(err.Error(), tt.want) {
 					t.Errorf("%v, want %s", err, tt.want)
@@ -131,7 +131,7 @@ func TestSift(t *testing.T) {
 func TestSiftRefuses(t *testing.T) {
 	st, z := everywhere(t)
 	good := answerOf(t, wire.TypeA, []string{"a.example. 60 IN A 192.0.2.1"}, nil, nil)
-	if _, err := st.sift(good, 1, "a.example.", wire.TypeA, false, z); err != nil {
+	if _, err := st.sift(good, 1, "a.example.", wire.TypeA, false, z, false); err != nil {
 		t.Fatal(err)
 	}
 	for name, f := range map[string]func([]byte) []byte{
@@ -147,7 +147,7 @@ func TestSiftRefuses(t *testing.T) {
 		"loop":             func(b []byte) []byte { b[27], b[28] = 0xc0, 27; return b },
 		"long record":      func(b []byte) []byte { b[len(b)-5] = 5; return b },
 	} {
-		if p, err := st.sift(f(slices.Clone(good)), 1, "a.example.", wire.TypeA, false, z); err == nil {
+		if p, err := st.sift(f(slices.Clone(good)), 1, "a.example.", wire.TypeA, false, z, false); err == nil {
 			t.Errorf("%s: no error, but %+v", name, p)
 		}
 	}
@@ -161,7 +161,7 @@ func TestLongChain(t *testing.T) {
 			lines = append(lines, digits(i)+".example. 1 IN CNAME "+digits(i+1)+".example.")
 		}
 		lines = append(lines, digits(n-1)+".example. 1 IN A 192.0.2.1")
-		_, err := st.sift(answerOf(t, wire.TypeA, lines, nil, nil), 1, "a.example.", wire.TypeA, false, z)
+		_, err := st.sift(answerOf(t, wire.TypeA, lines, nil, nil), 1, "a.example.", wire.TypeA, false, z, false)
 		if (err == nil) != want {
 			t.Errorf("%d aliases: %v", n, err)
 		}
@@ -250,7 +250,7 @@ func FuzzEntry(f *testing.F) {
 		if len(b) > headerLen {
 			b[0], b[1] = 0, 1
 		}
-		p, err := st.sift(b, 1, "a.example.", qtype, true, z)
+		p, err := st.sift(b, 1, "a.example.", qtype, true, z, false)
 		if err != nil {
 			return
 		}

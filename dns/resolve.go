@@ -101,7 +101,7 @@ func (s *Server) chase(ctx context.Context, st *ruling, a ask) (*finding, error)
 			}
 			r.names = append(r.names, name)
 		}
-		r.way, r.ad = z.way, r.ad && p.ad
+		r.way, r.ad = p.way, r.ad && p.ad
 		if p.next == "" {
 			r.rcode, r.authority = p.rcode, p.authority
 			r.ttl = r.lifetime(!p.final)
@@ -119,12 +119,14 @@ func (s *Server) inquire(ctx context.Context, st *ruling, z *realm, suffix strin
 	if err != nil {
 		return nil, err
 	}
-	sift := func(answer []byte) (*part, error) { return st.sift(answer, id, a.name, a.qtype, a.do, z) }
-	p, err := z.up.ask(ctx, &s.running, s.stagger, b, sift)
+	sift := func(fallback bool) func([]byte) (*part, error) {
+		return func(answer []byte) (*part, error) { return st.sift(answer, id, a.name, a.qtype, a.do, z, fallback) }
+	}
+	p, err := z.up.ask(ctx, &s.running, s.stagger, b, sift(false))
 	if err != nil || z.fallback == nil || suffix != "" || p.rcode != wire.RcodeNameError || len(p.names) > 0 || st.private(canonical(a.name)) {
 		return p, err
 	}
-	return z.fallback.ask(ctx, &s.running, s.stagger, b, sift)
+	return z.fallback.ask(ctx, &s.running, s.stagger, b, sift(true))
 }
 
 // pack makes the query for an upstream anew, so that nothing of the client's gets into it: not the subnet that some add
@@ -157,7 +159,7 @@ type Answer struct {
 	// TTL is how long the answer holds. It is 0 for an answer that holds only for who asked.
 	TTL time.Duration
 
-	// Way is that of the zone that knew the addresses. It is Nowhere for addresses that nobody was asked for.
+	// Way is that of the upstream that knew the addresses. It is Nowhere for addresses that nobody was asked for.
 	Way Way
 }
 

@@ -18,7 +18,7 @@ const (
 	maxReaders  = 8                // goroutines that read from one packet socket
 	maxPipeline = 32               // questions of one TCP connection that are asked at the same time (RFC 7766 section 6.2.1.1)
 	idleStream  = 10 * time.Second // RFC 7766 section 6.2.3
-	idlePackets = 30 * time.Second
+	idleFlow    = 5 * time.Second  // a flow that is given up too soon begins anew with the next packet
 	writeWait   = 5 * time.Second
 
 	// A socket that fails so often in a row is given up. A single failure may be about a packet that was sent before, to
@@ -188,7 +188,9 @@ func (l *listener) drain() { l.Close() }
 
 // ServeConn answers the queries that come in on one connection, until the other end closes it or says nothing for a while, and
 // closes it. Network is udp for a connection that keeps the boundaries of messages, and tcp for one on which each
-// message has its length in front. It serves the flows that a stack takes over from other programs.
+// message has its length in front. It serves the flows that a stack takes over from other programs. Above
+// [ServerConfig.MaxConns] connections of the one kind, or [ServerConfig.MaxQuestions] of the other, it closes conn and returns an
+// error.
 func (s *Server) ServeConn(network string, conn net.Conn) error {
 	switch {
 	case strings.HasPrefix(network, "tcp"):
@@ -201,6 +203,13 @@ func (s *Server) ServeConn(network string, conn net.Conn) error {
 		defer s.conns.Add(-1)
 		return s.serveStream(conn)
 	case strings.HasPrefix(network, "udp"):
+		if s.flows.Add(1) > s.maxQuestions {
+			s.flows.Add(-1)
+			s.count.refusedConns.Add(1)
+			conn.Close()
+			return fmt.Errorf("dns: %d flows are open, which is the limit", s.maxQuestions)
+		}
+		defer s.flows.Add(-1)
 		return s.serveMessages(conn)
 	}
 	conn.Close()
@@ -347,7 +356,7 @@ func (s *Server) serveMessages(conn net.Conn) (err error) {
 	in := make([]byte, maxQuery+1)
 	out := make([]byte, 0, udpSize)
 	q := new(query)
-	for failures := 0; s.wait(c, idlePackets); {
+	for failures := 0; s.wait(c, idleFlow); {
 		n, err := conn.Read(in)
 		if err != nil {
 			failures++

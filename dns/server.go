@@ -86,7 +86,8 @@ type Server struct {
 
 	mu    sync.Mutex
 	open  map[served]struct{}
-	conns atomic.Int64
+	conns atomic.Int64 // TCP connections
+	flows atomic.Int64 // UDP connections
 }
 
 // served is a socket that the Server was given: it can be made to stop waiting for more, and it can be closed.

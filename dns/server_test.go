@@ -257,12 +257,14 @@ func TestFallback(t *testing.T) {
 		"none.corp.example.": "NXDOMAIN",
 		"intranet.":          "NXDOMAIN",
 		"both.example.":      "NXDOMAIN",
+		"evil.example.":      "NOERROR, evil.example. CNAME git.corp.example., git.corp.example. A 10.0.0.1",
+		"tosecret.example.":  "NOERROR, tosecret.example. CNAME secret.example., secret.example. A 192.0.2.66",
 	} {
 		if got := digest(dig(t, s, name, wire.TypeA)); got != want {
 			t.Errorf("%s: %s, want %s", name, got, want)
 		}
 	}
-	if got := s.outside.questions(); got != "both.example. A, www.example. A" {
+	if got := s.outside.questions(); got != "both.example. A, evil.example. A, tosecret.example. A, www.example. A" {
 		t.Errorf("the fallback was asked for %s", got)
 	}
 	s.inside.silent = true

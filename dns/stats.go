@@ -27,10 +27,11 @@ type Stats struct {
 	Dropped   uint64 // records of upstreams that were about other names than the question
 	Truncated uint64 // answers that did not fit over UDP
 	Panics    uint64 // questions that failed because of a fault in this program
-	ConnsFull uint64 // connections above ServerConfig.MaxConns
+	ConnsFull uint64 // connections above their limit
 
 	Active       int    // questions that are being asked
 	Conns        int    // TCP connections that are open
+	Flows        int    // UDP connections of ServeConn that are open
 	CacheEntries int    // answers in the cache, those that are too old included
 	CacheBytes   int    // memory that they use
 	Evictions    uint64 // answers that went to make room, under the present rules
@@ -57,7 +58,7 @@ func (s *Server) Stats() Stats {
 		Queries: c.queries.Load(), Hits: c.hits.Load(), Misses: c.misses.Load(), Coalesced: c.coalesced.Load(), Stale: c.stale.Load(),
 		Failures: c.failures.Load(), Malformed: c.malformed.Load(), Refused: c.refused.Load(), Overload: c.overload.Load(),
 		Dropped: c.dropped.Load(), Truncated: c.truncated.Load(), Panics: c.panics.Load(), ConnsFull: c.refusedConns.Load(),
-		Active: int(c.active.Load()), Conns: int(s.conns.Load()), Evictions: st.cache.evictions.Load(),
+		Active: int(c.active.Load()), Conns: int(s.conns.Load()), Flows: int(s.flows.Load()), Evictions: st.cache.evictions.Load(),
 	}
 	stats.CacheEntries, stats.CacheBytes = st.cache.size()
 	now := time.Now()
