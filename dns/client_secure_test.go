@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
@@ -187,17 +188,24 @@ func TestTLSIdle(t *testing.T) {
 	leak.Check(t)
 	s := startTLS(t, respond)
 	c := s.client(t)
-	c.Idle, c.Timeout = 50*time.Millisecond, 50*time.Millisecond
+	c.Idle, c.Timeout = 50*time.Millisecond, 10*time.Second
 	for range 2 {
 		if err := lookupA(t, c, "a.example."); err != nil {
 			t.Error(err)
 		}
-		time.Sleep(200 * time.Millisecond)
-		c.mu.Lock()
-		if c.line.alive() {
+		alive := true
+		for range 200 {
+			c.mu.Lock()
+			alive = c.line.alive()
+			c.mu.Unlock()
+			if !alive {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		if alive {
 			t.Error("the connection is still there")
 		}
-		c.mu.Unlock()
 	}
 }
 
@@ -344,6 +352,7 @@ func startHTTPS(t testing.TB, change func(w http.ResponseWriter, r *http.Request
 		w.Write(answer)
 	}))
 	s.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
 	s.EnableHTTP2 = true
 	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateNew {
@@ -560,5 +569,25 @@ func TestForgeries(t *testing.T) {
 	addrs, err := r.LookupNetIP(t.Context(), "ip4", "a.example")
 	if err != nil || len(addrs) != 1 || addrs[0] != netip.MustParseAddr("192.0.2.1") || n.dials() != "udp "+server+", tcp "+server {
 		t.Errorf("%v, %v, dialled %s", addrs, err, n.dials())
+	}
+}
+
+// TestHTTPSClose: Close ends questions that are being asked, and has waited for them when it returns.
+func TestHTTPSClose(t *testing.T) {
+	leak.Check(t)
+	asked := make(chan struct{})
+	_, c, _ := startHTTPS(t, func(_ http.ResponseWriter, r *http.Request, _ *wire.Msg) bool {
+		close(asked)
+		<-r.Context().Done()
+		return true
+	})
+	c.Timeout = time.Minute
+	ended := make(chan error, 1)
+	go func() { ended <- lookupA(t, c, "a.example.") }()
+	<-asked
+	start := time.Now()
+	c.Close()
+	if err := <-ended; err == nil || time.Since(start) > 5*time.Second {
+		t.Errorf("after %v: %v", time.Since(start), err)
 	}
 }

@@ -150,7 +150,7 @@ func (c *TLSClient) open(ctx context.Context, o *tlsOpening) {
 	}
 	if o.err = err; err == nil {
 		idle, wait := positive(c.Idle, secureIdle), positive(c.Timeout, secureWait)
-		o.line = &tlsLine{conn: conn, idle: max(idle, wait), wait: wait, pending: make(map[uint16]*pending)}
+		o.line = &tlsLine{conn: conn, idle: idle, wait: wait, pending: make(map[uint16]*pending)}
 		o.line.rest()
 		c.line = o.line
 		c.running.Go(o.line.read)
@@ -226,8 +226,17 @@ func (l *tlsLine) alive() bool {
 	return l.err == nil && len(l.pending) < maxInFlight
 }
 
-// rest puts off the end of a connection without questions. One with questions ends too if nothing comes back for so long.
-func (l *tlsLine) rest() { l.conn.SetReadDeadline(time.Now().Add(l.idle)) }
+// rest puts off the end of a connection without questions. One with questions ends if nothing comes back for as long as an
+// answer may take.
+func (l *tlsLine) rest() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	wait := l.idle
+	if len(l.pending) > 0 {
+		wait = max(wait, l.wait)
+	}
+	l.conn.SetReadDeadline(time.Now().Add(wait))
+}
 
 func (l *tlsLine) exchange(ctx context.Context, q question, query []byte) ([]byte, error) {
 	id, p, err := l.register(q)

@@ -41,8 +41,17 @@ func serve(t testing.TB, s *Server, wrap func(net.PacketConn) net.PacketConn) *r
 		udp = wrap(udp)
 	}
 	r := &running{Server: s, addr: tcp.Addr().String(), udp: udp, done: []chan error{make(chan error, 1), make(chan error, 1)}}
+	open := func() int {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.open)
+	}
+	before := open()
 	go func() { r.done[0] <- s.ServePacket(udp) }()
 	go func() { r.done[1] <- s.Serve(tcp) }()
+	for open() < before+2 {
+		time.Sleep(time.Millisecond)
+	}
 	t.Cleanup(func() {
 		s.Close()
 		for _, d := range r.done {
@@ -484,5 +493,62 @@ func TestServeConn(t *testing.T) {
 	defer near.Close()
 	if err := s.ServeConn("unix", far); err == nil {
 		t.Error("a network that does not exist")
+	}
+}
+
+// A faulty socket panics once, on one of the goroutines that read from it.
+type faulty struct {
+	net.PacketConn
+	once sync.Once
+}
+
+func (f *faulty) ReadFrom(b []byte) (int, net.Addr, error) {
+	f.once.Do(func() { panic("socket") })
+	return f.PacketConn.ReadFrom(b)
+}
+
+func TestPanicOfSocket(t *testing.T) {
+	leak.Check(t)
+	s := testServer(t, newZone(t), nil)
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() { done <- s.ServePacket(&faulty{PacketConn: pc}) }()
+	select {
+	case err := <-done:
+		if err == nil || !strings.Contains(err.Error(), "panic: socket") || s.Stats().Panics != 1 {
+			t.Errorf("%v", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("the socket is still served")
+	}
+}
+
+// TestFlowsAreBounded: flows that say nothing cannot pile up.
+func TestFlowsAreBounded(t *testing.T) {
+	leak.Check(t)
+	s := testServer(t, newZone(t), func(cfg *ServerConfig) { cfg.MaxQuestions = 2 })
+	var wg sync.WaitGroup
+	for range 2 {
+		near, far := net.Pipe()
+		defer near.Close()
+		wg.Go(func() { s.ServeConn("udp", far) })
+	}
+	for s.Stats().Flows < 2 {
+		time.Sleep(time.Millisecond)
+	}
+	near, far := net.Pipe()
+	if err := s.ServeConn("udp", far); err == nil || !strings.Contains(err.Error(), "limit") {
+		t.Errorf("%v", err)
+	}
+	if _, err := near.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the connection is open: %v", err)
+	}
+	s.Close()
+	wg.Wait()
+	if st := s.Stats(); st.Flows != 0 || st.ConnsFull != 1 {
+		t.Errorf("%+v", st)
 	}
 }
