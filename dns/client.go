@@ -1,13 +1,17 @@
 package dns
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	wire "github.com/miekg/dns"
@@ -16,6 +20,12 @@ import (
 // rounds is how often a Client asks all servers before it gives up. The time it waits for one answer doubles each round, so
 // that a lost packet costs little and a slow server is still heard.
 const rounds = 3
+
+// maxForged is how many packets are read for one answer over UDP. Somebody who sends more than so many wrong ones is
+// guessing, and cannot guess what TCP needs.
+const maxForged = 64
+
+var errForged = errors.New("too many answers to something that was not asked")
 
 // A Client is an [Exchanger] that asks DNS servers, over UDP first and over TCP where the answer does not fit. It must
 // not be changed once it is used.
@@ -29,6 +39,32 @@ type Client struct {
 	// Timeout is how long the first round waits for an answer from each server; each further round waits twice as long.
 	// Zero means one second.
 	Timeout time.Duration
+
+	// MixCase gives the letters of names that are asked for over UDP a random case, and ignores answers that do not repeat it,
+	// so that who cannot see a query has more to guess. Some servers do not repeat it.
+	MixCase bool
+}
+
+// Clients returns a Client for each of servers, all with the same dial, as the upstreams of a [Zone] are: each for itself, so
+// that the one can be asked while the other is silent.
+func Clients(servers []netip.AddrPort, dial func(ctx context.Context, network, addr string) (net.Conn, error)) []Exchanger {
+	list := make([]Exchanger, len(servers))
+	for i, server := range servers {
+		list[i] = &Client{Servers: []netip.AddrPort{server}, Dial: dial}
+	}
+	return list
+}
+
+// String returns the addresses of the servers.
+func (c *Client) String() string {
+	var b strings.Builder
+	for i, server := range c.Servers {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(server.String())
+	}
+	return b.String()
 }
 
 // Exchange implements [Exchanger]. The query travels under an id of its own and from a new port; whatever comes back with
@@ -81,12 +117,12 @@ func (c *Client) ask(ctx context.Context, server netip.AddrPort, q question, que
 			answer, err = c.roundTrip(ctx, "udp", server, q, msg, wait)
 		}
 	}
-	if err != nil || !truncated(answer) {
+	if err != nil && !errors.Is(err, errForged) || err == nil && !truncated(answer) {
 		return answer, err
 	}
 	full, err := c.roundTrip(ctx, "tcp", server, q, msg, wait)
 	if err != nil {
-		return nil, fmt.Errorf("the answer is too long for UDP, and TCP failed: %w", err)
+		return nil, fmt.Errorf("UDP will not do, and TCP failed: %w", err)
 	}
 	return full, nil
 }
@@ -112,7 +148,7 @@ func (c *Client) roundTrip(ctx context.Context, network string, server netip.Add
 
 	var answer []byte
 	if network == "udp" {
-		answer, err = exchangeUDP(conn, q, msg)
+		answer, err = exchangeUDP(conn, q, msg, c.MixCase)
 	} else {
 		answer, err = exchangeTCP(conn, q, msg)
 	}
@@ -122,20 +158,53 @@ func (c *Client) roundTrip(ctx context.Context, network string, server netip.Add
 	return answer, err
 }
 
-func exchangeUDP(conn net.Conn, q question, msg []byte) ([]byte, error) {
-	if _, err := conn.Write(msg); err != nil {
+func exchangeUDP(conn net.Conn, q question, msg []byte, mix bool) ([]byte, error) {
+	sent := msg
+	if mix {
+		sent = mixCase(msg)
+	}
+	if _, err := conn.Write(sent); err != nil {
 		return nil, err
 	}
 	buf := make([]byte, max(4096, int(ednsSize(msg))))
-	for {
+	for range maxForged {
 		n, err := conn.Read(buf)
 		if err != nil {
 			return nil, err
 		}
-		if answers(buf[:n], binary.BigEndian.Uint16(msg), q) {
-			return buf[:n], nil
+		answer := buf[:n]
+		if !answers(answer, binary.BigEndian.Uint16(msg), q) {
+			continue
+		}
+		if !mix {
+			return answer, nil
+		}
+		end, ok := skipName(sent, headerLen)
+		if ok && n >= end && bytes.Equal(answer[headerLen:end], sent[headerLen:end]) {
+			copy(answer[headerLen:end], msg[headerLen:end])
+			return answer, nil
 		}
 	}
+	return nil, errForged
+}
+
+// mixCase returns a copy of the query with a random case of the letters in its name
+// (draft-vixie-dnsext-dns0x20).
+func mixCase(query []byte) []byte {
+	b := append([]byte(nil), query...)
+	end, ok := skipName(b, headerLen)
+	if !ok {
+		return b
+	}
+	var coins [maxWireName]byte
+	rand.Read(coins[:])
+	// The length of a label is less than any letter.
+	for i := headerLen; i < end; i++ {
+		if c := b[i] | 0x20; 'a' <= c && c <= 'z' && b[i] > maxLabel && coins[(i-headerLen)%len(coins)]&1 != 0 {
+			b[i] ^= 0x20
+		}
+	}
+	return b
 }
 
 func exchangeTCP(conn net.Conn, q question, msg []byte) ([]byte, error) {
