@@ -59,8 +59,8 @@ type Config struct {
 	// everything pass until one is. From one second to ten minutes. Zero fails closed.
 	Lease time.Duration
 
-	// Reject answers what this machine may not send with an ICMP error, so that programs fail at once. Otherwise they wait
-	// for their own timeouts.
+	// Reject answers what this machine may not send with a reset of TCP or an error of ICMP, so that programs fail at once.
+	// Otherwise they wait for their own timeouts.
 	Reject bool
 }
 

@@ -40,7 +40,7 @@ func tcpProbe(to string) probe {
 func always() []probe {
 	return []probe{
 		{"DHCP broadcast", func(w *world) { w.udp(68, "255.255.255.255:67") }, "udp 255.255.255.255 67"},
-		{"DHCP renewal", func(w *world) { w.udp(68, "10.0.0.1:67") }, "udp 10.0.0.1 67"},
+		{"DHCP renewal", func(w *world) { w.udp(68, other4+":67") }, "udp " + other4 + " 67"},
 		{"DHCPv6", func(w *world) { w.udp(546, "[ff02::1:2%"+w.link+"]:547") }, "udp ff02::1:2 547"},
 		{"DHCPv6 of the site", func(w *world) { w.udp(546, "[ff05::1:3%"+w.link+"]:547") }, "udp ff05::1:3 547"},
 		{"router solicitation", func(w *world) { w.raw(true, 133, 255, "ff02::2") }, "icmp6 ff02::2 133"},
@@ -147,7 +147,7 @@ func TestExceptions(t *testing.T) {
 		}, mark.pass)
 	}
 	s, err := w.fw.Stats(t.Context())
-	if err != nil || s.Marked.Packets != 4 || s.Hosts.Packets < 3 || s.LAN.Packets < 5 || s.DroppedOut.Packets < 10 || s.DHCP.Packets < 5 {
+	if err != nil || s.Marked.Packets < 4 || s.Hosts.Packets < 3 || s.LAN.Packets < 5 || s.DroppedOut.Packets < 10 || s.DHCP.Packets < 5 {
 		t.Errorf("counters %+v, %v", s, err)
 	}
 }
@@ -222,10 +222,20 @@ func TestWhatArrives(t *testing.T) {
 	leak.Check(t)
 	w := newWorld(t)
 	w.apply(w.config())
+	// Neighbours have to find each other in spite of the rules.
+	w.pc.IP("neigh", "del", "fd00::1", "dev", w.link)
+	w.net.IP("neigh", "del", "fd00::2", "dev", w.atNet)
+	w.pc.Sysctl("net.ipv6.neigh."+w.link+".retrans_time_ms", "50")
 	services := []string{gateway4 + ":443", "[" + gateway6 + "]:443", resolver4 + ":53", "[" + resolver6 + "]:53"}
 	w.echo(services...)
 	for _, s := range services {
-		if err := talk(w, s); err != nil {
+		err := talk(w, s)
+		for range 8 {
+			if err != nil { // the cable is new
+				err = talk(w, s)
+			}
+		}
+		if err != nil {
 			t.Errorf("%s does not answer: %v", s, err)
 		}
 	}
@@ -488,7 +498,7 @@ func TestLease(t *testing.T) {
 	cfg.Lease = time.Second
 	w.apply(cfg)
 	some := []probe{tcpProbe(other4 + ":443"), udpProbe("[" + other6 + "]:53")}
-	for range 4 {
+	for range 3 {
 		time.Sleep(400 * time.Millisecond)
 		if err := w.fw.Renew(t.Context()); err != nil {
 			t.Fatal(err)

@@ -22,16 +22,16 @@ import (
 //	guest --- pc --- net     192.0.2.1 the gateway, 198.51.100.53 a resolver, 203.0.113.1 somebody else
 //	           \---- far     through the tunnel
 type world struct {
-	t             *testing.T
-	lab           *netns.Lab
-	pc, net, far  *netns.Host
-	link, tun     string // interfaces of pc
-	linkTap, tap  *tap   // what arrives at net and at far
-	fw            *Firewall
-	before        string
-	undo          []byte
-	linkLocal     netip.Addr // of pc on link
-	sentinelCount int
+	t            *testing.T
+	lab          *netns.Lab
+	pc, net, far *netns.Host
+	link, tun    string // interfaces of pc
+	atNet        string // the other end of link
+	linkTap, tap *tap   // what arrives at net and at far
+	fw           *Firewall
+	before       string
+	undo         []byte
+	linkLocal    netip.Addr // of pc on link
 }
 
 const (
@@ -43,8 +43,8 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, lab: netns.New(t)}
 	w.pc, w.net, w.far = w.lab.Host("pc"), w.lab.Host("net"), w.lab.Host("far")
-	var atNet, atFar string
-	w.link, atNet = w.lab.Join(w.pc, "10.0.0.2/24 fd00::2/64", w.net, "10.0.0.1/24 fd00::1/64")
+	var atFar string
+	w.link, w.atNet = w.lab.Join(w.pc, "10.0.0.2/24 fd00::2/64", w.net, "10.0.0.1/24 fd00::1/64")
 	w.tun, atFar = w.lab.Join(w.pc, "10.9.0.2/24 fd09::2/64", w.far, "10.9.0.1/24 fd09::1/64")
 	for _, a := range []string{gateway4, resolver4, other4, extra4, gateway6, resolver6, other6, extra6} {
 		bits := "/32"
@@ -56,7 +56,9 @@ func newWorld(t *testing.T) *world {
 	}
 	w.pc.IP("route", "add", "default", "via", "10.0.0.1")
 	w.pc.IP("-6", "route", "add", "default", "via", "fd00::1")
-	w.linkTap, w.tap = listen(t, w.net, atNet), listen(t, w.far, atFar)
+	// A cable that was just plugged in loses questions for neighbours for a while.
+	meet(t, w.pc, w.link, "fd00::2", w.net, w.atNet, "fd00::1")
+	w.linkTap, w.tap = listen(t, w.net, w.atNet), listen(t, w.far, atFar)
 	w.pc.Do(func() {
 		ifi, err := net.InterfaceByName(w.link)
 		if err != nil {
@@ -81,6 +83,23 @@ func newWorld(t *testing.T) *world {
 	w.before = w.ruleset()
 	w.fw = w.firewall()
 	return w
+}
+
+// meet tells two hosts of each other, as if they had asked.
+func meet(t *testing.T, a *netns.Host, devA, addrA string, b *netns.Host, devB, addrB string) {
+	t.Helper()
+	mac := func(h *netns.Host, dev string) (s string) {
+		h.Do(func() {
+			ifi, err := net.InterfaceByName(dev)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s = ifi.HardwareAddr.String()
+		})
+		return s
+	}
+	a.IP("neigh", "replace", addrB, "lladdr", mac(b, devB), "dev", devA, "nud", "permanent")
+	b.IP("neigh", "replace", addrA, "lladdr", mac(a, devA), "dev", devB, "nud", "permanent")
 }
 
 // firewall returns another Firewall of pc.
@@ -234,10 +253,9 @@ func (tp *tap) reset() {
 // settle waits until everything that pc has sent so far was seen, which a packet shows that may always pass.
 func (w *world) settle() {
 	w.t.Helper()
-	w.sentinelCount++
-	n := w.linkTap.count("udp 255.255.255.255 67")
-	w.udp(68, "255.255.255.255:67")
-	for deadline := time.Now().Add(5 * time.Second); w.linkTap.count("udp 255.255.255.255 67") <= n; time.Sleep(time.Millisecond) {
+	n := w.linkTap.count("udp 10.0.0.1 67")
+	w.udp(68, "10.0.0.1:67")
+	for deadline := time.Now().Add(5 * time.Second); w.linkTap.count("udp 10.0.0.1 67") <= n; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.t.Fatal("the packet that may always pass did not arrive")
 		}

@@ -248,6 +248,8 @@ func (r *rules) add(counter string, verdict expr.Any, parts ...[]expr.Any) {
 // last ends a chain.
 func (r *rules) last(counter string, reject bool) {
 	if reject {
+		// An ICMP error about a SYN comes while its socket is still busy sending, and is forgotten.
+		r.add(counter, &expr.Reject{Type: unix.NFT_REJECT_TCP_RST}, proto(unix.IPPROTO_TCP))
 		r.add(counter, &expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED})
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -29,12 +30,44 @@ func (f *Firewall) watch(ctx context.Context, policy Policy, report func(Event))
 	if err := conn.JoinGroup(changesGroup); err != nil {
 		return kind(err)
 	}
-	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-
-	by := ""
+	// The kernel is listened to all the time, so that of several changes one knows that somebody else made.
+	var mu sync.Mutex
+	var by string
+	var failed error
+	changes := make(chan struct{}, 1)
+	var listener sync.WaitGroup
+	defer listener.Wait()
+	defer conn.SetReadDeadline(time.Unix(1, 0))
+	listener.Go(func() {
+		for {
+			who, err := transaction(conn)
+			mu.Lock()
+			if who != "" {
+				by = who
+			}
+			failed = err
+			mu.Unlock()
+			select {
+			case changes <- struct{}{}:
+			default:
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
 	for {
-		e, changed := f.inspect(ctx, policy, by)
+		mu.Lock()
+		who := by
+		by, err = "", failed
+		mu.Unlock()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return kind(err)
+		}
+		e, changed := f.inspect(ctx, policy, who)
 		if changed {
 			report(e)
 		}
@@ -52,17 +85,16 @@ func (f *Firewall) watch(ctx context.Context, policy Policy, report func(Event))
 		if again {
 			continue
 		}
-		if by, err = wait(conn); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return kind(err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changes:
 		}
 	}
 }
 
-// wait returns when any rule was changed, and who did it.
-func wait(conn *netlink.Conn) (by string, err error) {
+// transaction returns when any rule was changed, and who did it, "" if that is not known or was this process.
+func transaction(conn *netlink.Conn) (by string, err error) {
 	for {
 		msgs, err := conn.Receive()
 		if errors.Is(err, unix.ENOBUFS) {
