@@ -151,10 +151,15 @@ func writeFile(target string, content []byte, like contents) error {
 	return writeInPlace(target, content, like)
 }
 
+// besides names the file that is written before it gets the name of target.
+func besides(target string) string {
+	return filepath.Join(filepath.Dir(target), "."+filepath.Base(target)+".culvert")
+}
+
 // exchange writes a new file beside target and gives it its name.
 func exchange(target string, content []byte, like contents) (err error) {
 	dir := filepath.Dir(target)
-	tmp := filepath.Join(dir, "."+filepath.Base(target)+".culvert")
+	tmp := besides(target)
 	// One may be there from a run that was killed.
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -303,6 +308,8 @@ func (r *Resolver) applyFile(cfg Config, record func([]byte) error) error {
 
 // undoFile puts a file back. It is called with r.mu held.
 func (r *Resolver) undoFile(u fileUndo) error {
+	// A process that was killed may have left its half of the work.
+	os.Remove(besides(u.Target))
 	now, err := readFile(u.Target)
 	theirs := errors.Is(err, ErrInvalid) // a link or a directory stands there, or a file longer than any of ours
 	if err != nil && !theirs {

@@ -304,6 +304,7 @@ func TestFileStale(t *testing.T) {
 	if err := m.resolver().Apply(t.Context(), fileConfig("10.0.0.53"), m.record); err != nil {
 		t.Fatal(err)
 	}
+	m.write(".resolv.conf.culvert", "half of ")
 	if err := m.resolver().Apply(t.Context(), fileConfig("10.0.0.54"), m.record); !errors.Is(err, ErrStale) {
 		t.Errorf("Apply = %v, want ErrStale", err)
 	}

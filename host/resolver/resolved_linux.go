@@ -137,6 +137,8 @@ func (r *Resolver) listen(ctx context.Context, b *bus, policy Policy, report fun
 		}
 	}
 	restarted := lost && b.runs(ctx) == nil
+	again := time.NewTicker(r.look)
+	defer again.Stop()
 	for {
 		if e, changed := r.inspectLink(ctx, b, policy, restarted); changed {
 			report(e)
@@ -145,6 +147,7 @@ func (r *Resolver) listen(ctx context.Context, b *bus, policy Policy, report fun
 		select {
 		case <-ctx.Done():
 			return
+		case <-again.C:
 		case s, ok := <-signals:
 			if !ok {
 				return
@@ -166,7 +169,7 @@ func (r *Resolver) inspectLink(ctx context.Context, b *bus, policy Policy, resta
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.link
-	if s == nil || ctx.Err() != nil || b.runs(ctx) != nil {
+	if s == nil || b.runs(ctx) != nil {
 		return Event{}, false
 	}
 	e := Event{Time: time.Now(), Backend: Resolved}

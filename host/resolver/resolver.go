@@ -99,6 +99,7 @@ type Options struct {
 type Resolver struct {
 	opts Options
 	log  *slog.Logger
+	look time.Duration // how often Watch asks systemd-resolved, which does not tell of every change
 
 	mu   sync.Mutex
 	id   string // marks the files that this Resolver writes
@@ -118,7 +119,8 @@ func New(o Options) *Resolver {
 	if o.Switch == "" {
 		o.Switch = "/etc/nsswitch.conf"
 	}
-	r := &Resolver{opts: o, log: o.Logger, done: make(map[string]bool)}
+	const look = 10 * time.Second
+	r := &Resolver{opts: o, log: o.Logger, look: look, done: make(map[string]bool)}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
@@ -298,6 +300,8 @@ func (r *Resolver) Upstream(ctx context.Context) (Upstream, error) {
 // what tells systemd-resolved again when that was started anew, whatever the policy. Record has the meaning that it has for
 // Apply. Both are called from goroutines of Watch, one call at a time, and must not call r. Watch returns when ctx is done and
 // its goroutines have ended, with nil, or when it cannot watch.
+//
+// Systemd-resolved tells of new servers at once, but not of new domains; it is asked for these every ten seconds.
 //
 // A program that changes the settings back more than five times in a minute is left to have its way, with ErrFight, until
 // the next Apply.

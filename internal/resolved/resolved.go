@@ -56,24 +56,23 @@ const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Con
 </busconfig>
 `
 
-// inside is what runs in the mount namespace that "ip netns exec" makes: nothing of it is seen outside. The daemon insists on a user
-// of its own, and on a directory in /run.
-const inside = `set -e
-dir=$1; daemon=$2; libraries=$3
-cp /etc/passwd "$dir/passwd"; cp /etc/group "$dir/group"
-grep -q '^systemd-resolve:' "$dir/passwd" || {
-	echo 'systemd-resolve:x:65500:65500::/:/usr/sbin/nologin' >>"$dir/passwd"
-	echo 'systemd-resolve:x:65500:' >>"$dir/group"
-}
-mount --bind "$dir/passwd" /etc/passwd
-mount --bind "$dir/group" /etc/group
-mount -t tmpfs tmpfs /run
-mkdir -p /run/systemd/resolve
-chown -R systemd-resolve:systemd-resolve /run/systemd/resolve
-[ -z "$libraries" ] || export LD_LIBRARY_PATH=$libraries
-export SYSTEMD_LOG_TARGET=console
-exec "$daemon"
+// Both programs run in the mount namespaces that "ip netns exec" makes: nothing of what is mounted there is seen outside. The daemon
+// insists on a user of its own, whom the bus has to know as well, and on a directory in /run.
+const (
+	users = `set -e
+mount --bind "$1/passwd" /etc/passwd
+mount --bind "$1/group" /etc/group
 `
+	bus = users + `exec dbus-daemon --config-file="$1/bus.conf" --nofork --nopidfile
+`
+	daemon = users + `mount -t tmpfs tmpfs /run
+mkdir -p /run/systemd/resolve
+chown systemd-resolve:systemd-resolve /run/systemd/resolve
+[ -z "$3" ] || export LD_LIBRARY_PATH=$3
+export SYSTEMD_LOG_TARGET=console
+exec "$2"
+`
+)
 
 // Start starts a bus and systemd-resolved on host, and waits until it answers.
 func Start(tb netns.TB, host *netns.Host) *Daemon {
@@ -128,7 +127,21 @@ func (d *Daemon) startBus() {
 	if err := os.WriteFile(conf, fmt.Appendf(nil, busConfig, socket), 0o644); err != nil {
 		d.tb.Fatalf("resolved: %v", err)
 	}
-	stop := d.host.Start("dbus-daemon", "--config-file="+conf, "--nofork", "--nopidfile")
+	for name, line := range map[string]string{
+		"passwd": "systemd-resolve:x:65500:65500::/:/usr/sbin/nologin\n", "group": "systemd-resolve:x:65500:\n",
+	} {
+		b, err := os.ReadFile(filepath.Join("/etc", name))
+		if err == nil {
+			if !strings.Contains("\n"+string(b), "\nsystemd-resolve:") {
+				b = append(b, line...)
+			}
+			err = os.WriteFile(filepath.Join(d.Dir, name), b, 0o644)
+		}
+		if err != nil {
+			d.tb.Fatalf("resolved: %v", err)
+		}
+	}
+	stop := d.host.Start("sh", "-c", bus, "sh", d.Dir)
 	d.tb.Cleanup(stop)
 	d.wait("dbus-daemon", func() bool {
 		_, err := os.Stat(socket)
@@ -138,7 +151,7 @@ func (d *Daemon) startBus() {
 
 func (d *Daemon) startDaemon() {
 	d.tb.Helper()
-	stop := d.host.Start("env", "DBUS_SYSTEM_BUS_ADDRESS="+d.Address, "sh", "-c", inside, "sh", d.Dir,
+	stop := d.host.Start("env", "DBUS_SYSTEM_BUS_ADDRESS="+d.Address, "sh", "-c", daemon, "sh", d.Dir,
 		filepath.Join(d.root, "lib/systemd/systemd-resolved"), libraries(d.root))
 	d.stop = stop
 	d.tb.Cleanup(stop)
