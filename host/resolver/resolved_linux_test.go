@@ -128,7 +128,9 @@ func serve(t *testing.T, h *netns.Host, addr, answer string) *server {
 			s.mu.Lock()
 			s.asked = append(s.asked, strings.ToLower(q.Question[0].Name))
 			s.mu.Unlock()
-			if q.Question[0].Qtype == dns.TypeA {
+			if strings.HasSuffix(q.Question[0].Name, ".home.example.") {
+				m.Rcode = dns.RcodeNameError
+			} else if q.Question[0].Qtype == dns.TypeA {
 				m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}, A: net.ParseIP(answer)}}
 			}
 		}
@@ -184,7 +186,10 @@ func TestResolved(t *testing.T) {
 	}
 	w.goes("git.corp.example", true)
 	w.goes("a.b.lab.example", true)
-	w.goes("git", true) // by the search list
+	// A name without a dot is tried with the search list of each link.
+	if out := w.daemon.Control("query", "--cache=no", "--legend=no", "-4", "git"); !strings.Contains(out, "git.corp.example") {
+		t.Errorf("git is %q", out)
+	}
 	w.goes("www.example.org", false)
 	w.goes("evilcorp.example", false)
 

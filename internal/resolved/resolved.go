@@ -57,7 +57,8 @@ const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Con
 `
 
 // Both programs run in the mount namespaces that "ip netns exec" makes: nothing of what is mounted there is seen outside. The daemon
-// insists on a user of its own, whom the bus has to know as well, and on a directory in /run.
+// insists on a user of its own, whom the bus has to know as well, and on a directory in /run; it would ask the servers that
+// the resolv.conf of this machine names.
 const (
 	users = `set -e
 mount --bind "$1/passwd" /etc/passwd
@@ -65,7 +66,9 @@ mount --bind "$1/group" /etc/group
 `
 	bus = users + `exec dbus-daemon --config-file="$1/bus.conf" --nofork --nopidfile
 `
-	daemon = users + `mount -t tmpfs tmpfs /run
+	daemon = users + `: >"$1/resolv.conf"
+mount --bind "$1/resolv.conf" /etc/resolv.conf
+mount -t tmpfs tmpfs /run
 mkdir -p /run/systemd/resolve
 chown systemd-resolve:systemd-resolve /run/systemd/resolve
 [ -z "$3" ] || export LD_LIBRARY_PATH=$3
