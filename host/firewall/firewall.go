@@ -185,13 +185,12 @@ func (f *Firewall) Undo(ctx context.Context, undo []byte) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.remove(ctx, rec.Owner); err != nil {
-		return err
-	}
-	if rec.Owner == f.id {
+	err = f.remove(ctx, rec.Owner)
+	if (err == nil || errors.Is(err, ErrChanged)) && rec.Owner == f.id {
+		// What somebody else has put there is no longer looked after.
 		f.applied, f.recorded = nil, false
 	}
-	return nil
+	return err
 }
 
 // Renew extends the Lease of the Config in force to its full length from now. Call it at a third of that length or so. It does

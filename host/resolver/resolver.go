@@ -237,22 +237,19 @@ func (r *Resolver) Undo(ctx context.Context, undo []byte) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	// What somebody else has set is left to them, and no longer looked after.
 	if rec.Link != nil {
-		if err := r.undoLink(ctx, *rec.Link); err != nil {
-			return err
-		}
-		if r.link != nil && r.link.Index == rec.Link.Index {
+		err = r.undoLink(ctx, *rec.Link)
+		if (err == nil || errors.Is(err, ErrChanged)) && r.link != nil && r.link.Index == rec.Link.Index {
 			r.link = nil
 		}
-		return nil
-	}
-	if err := r.undoFile(*rec.File); err != nil {
 		return err
 	}
-	if r.file != nil && r.id == rec.File.Owner {
+	err = r.undoFile(*rec.File)
+	if (err == nil || errors.Is(err, ErrChanged)) && r.id == rec.File.Owner {
 		r.file = nil
 	}
-	return nil
+	return err
 }
 
 // Upstream is what this machine would ask without the tunnel.
