@@ -42,6 +42,7 @@ func TestConfigNormal(t *testing.T) {
 		{Config{Device: "a", Servers: one, Routes: []string{strings.Repeat("a", 64)}}, "63"},
 		{Config{Device: "a", Servers: one, Routes: []string{"."}}, "TunnelAll"},
 		{Config{Device: "a", Servers: one, Routes: []string{"~."}}, "TunnelAll"},
+		{Config{Device: "a", Servers: one, TunnelAll: true, Fallback: true}, "Fallback"},
 		{Config{Device: "a", Servers: one, Search: make([]string, 65)}, "Search"},
 		{Config{Device: "a", Servers: one, Routes: make([]string, 1025)}, "Routes"},
 	} {

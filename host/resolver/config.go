@@ -38,7 +38,7 @@ type Config struct {
 	TunnelAll bool
 
 	// Fallback keeps the servers that resolv.conf named before, behind ours, for when ours do not answer. Inside names then
-	// may leave outside.
+	// may leave outside. It cannot be combined with TunnelAll. Systemd-resolved has its own rules and does not look at it.
 	Fallback bool
 }
 
@@ -72,6 +72,9 @@ func (c Config) normal() (Config, error) {
 		}
 	}
 	c.Servers = servers
+	if c.TunnelAll && c.Fallback {
+		return c, invalid("Fallback: with TunnelAll no other server may be asked; leave one of them out")
+	}
 	c.Default = c.Default || c.TunnelAll
 	if len(c.Search) > maxSearch {
 		return c, invalid("Search: %d domains, at most %d", len(c.Search), maxSearch)
