@@ -1,0 +1,267 @@
+//go:build linux
+
+// Package resolved runs the real systemd-resolved for tests, on a D-Bus of its own and on a host of package netns, without
+// installing it: its package would replace the resolv.conf of this machine.
+//
+// The daemon is taken from the directory that CULVERT_RESOLVED names, into which somebody has unpacked the package
+// systemd-resolved of Debian. Otherwise, if CULVERT_INTEROP is 1, it is fetched by "apt-get download" and unpacked by "dpkg -x"
+// into the cache directory of the user, once. Where it cannot be had the test is skipped, or fails if CULVERT_INTEROP is 1.
+package resolved
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"culvert.example/vpn/internal/netns"
+)
+
+// A Daemon is a systemd-resolved that runs. It ends with the test.
+type Daemon struct {
+	// Address is the D-Bus address of its bus.
+	Address string
+	// Dir is a directory of the test, which anybody may read.
+	Dir string
+
+	tb   netns.TB
+	host *netns.Host
+	root string
+	stop func()
+}
+
+// timeout bounds each command that is run.
+const timeout = 2 * time.Minute
+
+// busConfig is a bus on which everybody may do everything, as far as the bus is asked. Systemd-resolved asks the kernel who calls.
+const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <listen>unix:path=%s</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <allow own="*"/>
+    <allow send_type="method_call"/>
+    <allow send_destination="*" eavesdrop="true"/>
+    <allow receive_sender="*"/>
+  </policy>
+</busconfig>
+`
+
+// Both programs run in the mount namespaces that "ip netns exec" makes: nothing of what is mounted there is seen outside. The daemon
+// insists on a user of its own, whom the bus has to know as well, and on a directory in /run; it would ask the servers that
+// the resolv.conf of this machine names.
+const (
+	users = `set -e
+mount --bind "$1/passwd" /etc/passwd
+mount --bind "$1/group" /etc/group
+`
+	bus = users + `exec dbus-daemon --config-file="$1/bus.conf" --nofork --nopidfile
+`
+	daemon = users + `: >"$1/resolv.conf"
+mount --bind "$1/resolv.conf" /etc/resolv.conf
+mount -t tmpfs tmpfs /run
+mkdir -p /run/systemd/resolve
+chown systemd-resolve:systemd-resolve /run/systemd/resolve
+[ -z "$3" ] || export LD_LIBRARY_PATH=$3
+export SYSTEMD_LOG_TARGET=console
+exec "$2"
+`
+)
+
+// Start starts a bus and systemd-resolved on host, and waits until it answers.
+func Start(tb netns.TB, host *netns.Host) *Daemon {
+	tb.Helper()
+	root, err := find()
+	if err == nil {
+		_, err = exec.LookPath("dbus-daemon")
+	}
+	if err != nil {
+		if os.Getenv("CULVERT_INTEROP") == "1" {
+			tb.Fatalf("resolved: CULVERT_INTEROP=1, but %v", err)
+		}
+		tb.Skipf("resolved: %v", err)
+	}
+	// The path of a socket must be short, and the daemon runs as another user.
+	dir, err := os.MkdirTemp("", "resolved")
+	if err != nil {
+		tb.Fatalf("resolved: %v", err)
+	}
+	tb.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		tb.Fatalf("resolved: %v", err)
+	}
+	d := &Daemon{tb: tb, host: host, Dir: dir, root: root, Address: "unix:path=" + filepath.Join(dir, "bus")}
+	d.startBus()
+	d.startDaemon()
+	return d
+}
+
+// Restart ends systemd-resolved and starts it again. It remembers nothing.
+func (d *Daemon) Restart() {
+	d.tb.Helper()
+	d.Stop()
+	d.startDaemon()
+}
+
+// Stop ends systemd-resolved; the bus goes on.
+func (d *Daemon) Stop() { d.stop() }
+
+// Control runs resolvectl and returns what it prints.
+func (d *Daemon) Control(args ...string) string {
+	d.tb.Helper()
+	ctl := filepath.Join(d.root, "usr/bin/resolvectl")
+	return d.host.Run("env", append([]string{"DBUS_SYSTEM_BUS_ADDRESS=" + d.Address, "LD_LIBRARY_PATH=" + libraries(d.root), ctl,
+		"--no-pager"}, args...)...)
+}
+
+func (d *Daemon) startBus() {
+	d.tb.Helper()
+	conf := filepath.Join(d.Dir, "bus.conf")
+	socket := filepath.Join(d.Dir, "bus")
+	if err := os.WriteFile(conf, fmt.Appendf(nil, busConfig, socket), 0o644); err != nil {
+		d.tb.Fatalf("resolved: %v", err)
+	}
+	for name, line := range map[string]string{
+		"passwd": "systemd-resolve:x:65500:65500::/:/usr/sbin/nologin\n", "group": "systemd-resolve:x:65500:\n",
+	} {
+		b, err := os.ReadFile(filepath.Join("/etc", name))
+		if err == nil {
+			if !strings.Contains("\n"+string(b), "\nsystemd-resolve:") {
+				b = append(b, line...)
+			}
+			err = os.WriteFile(filepath.Join(d.Dir, name), b, 0o644)
+		}
+		if err != nil {
+			d.tb.Fatalf("resolved: %v", err)
+		}
+	}
+	stop := d.host.Start("sh", "-c", bus, "sh", d.Dir)
+	d.tb.Cleanup(stop)
+	d.wait("dbus-daemon", func() bool {
+		_, err := os.Stat(socket)
+		return err == nil
+	})
+}
+
+func (d *Daemon) startDaemon() {
+	d.tb.Helper()
+	stop := d.host.Start("env", "DBUS_SYSTEM_BUS_ADDRESS="+d.Address, "sh", "-c", daemon, "sh", d.Dir,
+		filepath.Join(d.root, "lib/systemd/systemd-resolved"), libraries(d.root))
+	d.stop = stop
+	d.tb.Cleanup(stop)
+	d.wait("systemd-resolved", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		return d.host.Command(ctx, "dbus-send", "--bus="+d.Address, "--print-reply", "--dest=org.freedesktop.resolve1",
+			"/org/freedesktop/resolve1", "org.freedesktop.DBus.Peer.Ping").Run() == nil
+	})
+}
+
+func (d *Daemon) wait(what string, ready func() bool) {
+	d.tb.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ready(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			d.tb.Fatalf("resolved: %s does not begin to work", what)
+		}
+	}
+}
+
+// libraries is where the unpacked package has libraries of its own, or "".
+func libraries(root string) string {
+	found, _ := filepath.Glob(filepath.Join(root, "usr/lib/*/systemd"))
+	return strings.Join(found, ":")
+}
+
+// find returns the directory of the unpacked package.
+func find() (string, error) {
+	if dir := os.Getenv("CULVERT_RESOLVED"); dir != "" {
+		if !unpacked(dir) {
+			return "", fmt.Errorf("CULVERT_RESOLVED is %s, which has no lib/systemd/systemd-resolved", dir)
+		}
+		return dir, nil
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cache, "culvert", "systemd-resolved")
+	if unpacked(dir) {
+		return dir, nil
+	}
+	if os.Getenv("CULVERT_INTEROP") != "1" {
+		return "", errors.New("systemd-resolved is not unpacked anywhere; CULVERT_INTEROP=1 fetches it")
+	}
+	return dir, fetch(dir)
+}
+
+func unpacked(dir string) bool {
+	info, err := os.Stat(filepath.Join(dir, "lib/systemd/systemd-resolved"))
+	return err == nil && info.Mode().IsRegular()
+}
+
+// fetch downloads and unpacks the package. Several tests may do so at once.
+func fetch(dir string) error {
+	parent := filepath.Dir(dir)
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return err
+	}
+	lock, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return err
+	}
+	if unpacked(dir) {
+		return nil
+	}
+	tmp, err := os.MkdirTemp("", "fetch-resolved")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	packages := []string{"systemd-resolved"}
+	if shared, _ := filepath.Glob("/usr/lib/*/systemd/libsystemd-shared-*.so"); len(shared) == 0 {
+		packages = append(packages, "libsystemd-shared")
+	}
+	if err := run(tmp, "apt-get", append([]string{"-q", "download"}, packages...)...); err != nil {
+		return fmt.Errorf("%w (apt-get update may help)", err)
+	}
+	debs, err := filepath.Glob(filepath.Join(tmp, "*.deb"))
+	if err != nil || len(debs) == 0 {
+		return fmt.Errorf("apt-get downloaded nothing: %w", fs.ErrNotExist)
+	}
+	// Only a whole one gets the name under which it is found.
+	whole := filepath.Join(parent, filepath.Base(tmp))
+	defer os.RemoveAll(whole)
+	for _, deb := range debs {
+		if err := run(tmp, "dpkg", "-x", deb, whole); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	return os.Rename(whole, dir)
+}
+
+func run(dir, name string, args ...string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, out)
+	}
+	return nil
+}
