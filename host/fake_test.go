@@ -3,11 +3,14 @@ package host
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
 )
+
+var discard = slog.New(slog.DiscardHandler)
 
 // A fakeKernel is a kernel in memory that obeys rules and routes as the real one does.
 type fakeKernel struct {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -14,8 +13,6 @@ import (
 	"testing"
 	"time"
 )
-
-var discard = slog.New(slog.DiscardHandler)
 
 // A notebook is a Part whose state is a line of text.
 type notebook struct {
