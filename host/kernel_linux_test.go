@@ -622,3 +622,10 @@ func TestOtherNamespace(t *testing.T) {
 		t.Errorf("%+v, %v", report, err)
 	}
 }
+
+// sorted returns the lines of a text in order, for routes that came again in another order.
+func sorted(text string) string {
+	lines := strings.Split(text, "\n")
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
