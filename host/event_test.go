@@ -113,6 +113,42 @@ func TestWatch(t *testing.T) {
 	})
 }
 
+// TestPoller is how changes are seen on systems that do not tell.
+func TestPoller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		eth := Interface{Name: "eth0", Up: true, Addrs: pfxs("192.0.2.2/24")}
+		now := []Interface{eth, {Name: "ours"}}
+		p := &poller{interfaces: func() ([]Interface, error) { return now, nil }, skip: func(name string) bool { return name == "ours" }}
+		last, err := p.look()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.last = last
+		for _, c := range []struct {
+			now  []Interface
+			want Change
+		}{
+			{[]Interface{eth}, 0}, // only ours has gone
+			{[]Interface{{Name: "eth0", Up: true, Addrs: pfxs("192.0.2.3/24")}}, Addresses},
+			{[]Interface{{Name: "eth0", Addrs: pfxs("192.0.2.3/24")}}, Links | Addresses},
+			{nil, Links},
+			{[]Interface{eth}, Links | Addresses},
+			{[]Interface{eth, {Name: "ours"}}, 0},
+		} {
+			now = c.now
+			n, err := p.next(t.Context(), time.Minute)
+			if err != nil || n.changed != c.want || len(n.interfaces) != min(1, int(c.want)) {
+				t.Errorf("%v: %+v, %v, want %v", c.now, n, err, c.want)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := p.next(ctx, time.Minute); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+}
+
 func TestLimiter(t *testing.T) {
 	l := limiter{burst: 2, every: time.Minute}
 	now := time.Unix(1000, 0)

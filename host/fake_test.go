@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 )
 
 var discard = slog.New(slog.DiscardHandler)
@@ -230,3 +231,20 @@ func pfxs(list ...string) []netip.Prefix {
 }
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+// difference returns the lines that only one of two texts has.
+func difference(a, b string) string {
+	la, lb := strings.Split(a, "\n"), strings.Split(b, "\n")
+	var out []string
+	for _, l := range la {
+		if !slices.Contains(lb, l) {
+			out = append(out, "- "+l)
+		}
+	}
+	for _, l := range lb {
+		if !slices.Contains(la, l) {
+			out = append(out, "+ "+l)
+		}
+	}
+	return strings.Join(out, "\n")
+}

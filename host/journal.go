@@ -219,8 +219,7 @@ func parseJournal(data []byte) (ledger, error) {
 		number++
 		end := bytes.IndexByte(data[at:], '\n')
 		if end < 0 {
-			torn = append(torn, fmt.Sprintf("record %d: cut short", number))
-			break
+			break // cut short
 		}
 		line := data[at : at+end]
 		at += end + 1
@@ -228,7 +227,7 @@ func parseJournal(data []byte) (ledger, error) {
 		if err != nil {
 			// Blocks of a file that never reached the disk read as zeros, and may hold anything; what matters is that there are
 			// no more than a few words about them.
-			if len(torn) < 16 {
+			if len(torn)+len(l.damaged) < 16 {
 				torn = append(torn, fmt.Sprintf("record %d: %v", number, err))
 			}
 			continue
@@ -236,8 +235,7 @@ func parseJournal(data []byte) (ledger, error) {
 		if records++; records > maxRecords {
 			return ledger{}, fmt.Errorf("%w: more than %d records", ErrJournal, maxRecords)
 		}
-		l.damaged = append(l.damaged, torn...)
-		torn = nil
+		l.damaged, torn = append(l.damaged, torn...), nil
 		l.end = at
 		switch {
 		case records == 1:

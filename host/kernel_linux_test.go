@@ -135,23 +135,6 @@ func (s *site) same(before string) {
 	}
 }
 
-// difference returns the lines that only one of two texts has.
-func difference(a, b string) string {
-	la, lb := strings.Split(a, "\n"), strings.Split(b, "\n")
-	var out []string
-	for _, l := range la {
-		if !slices.Contains(lb, l) {
-			out = append(out, "- "+l)
-		}
-	}
-	for _, l := range lb {
-		if !slices.Contains(la, l) {
-			out = append(out, "+ "+l)
-		}
-	}
-	return strings.Join(out, "\n")
-}
-
 func (s *site) open(cfg Config) *Machine {
 	s.Helper()
 	cfg.JournalPath = s.path

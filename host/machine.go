@@ -169,7 +169,7 @@ func (m *Machine) Renew(ctx context.Context) error {
 func (m *Machine) Plan(ctx context.Context, s Settings) ([]string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s, want, have, err := m.prepare(ctx, s)
+	_, want, have, err := m.prepare(ctx, s)
 	if err != nil {
 		return nil, fmt.Errorf("host: %w", err)
 	}

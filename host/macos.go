@@ -21,6 +21,11 @@ func MacCommands(s Settings, o Surroundings, dns CommandDNS) ([]Command, error) 
 	if err != nil {
 		return nil, fmt.Errorf("host: %w", err)
 	}
+	if o.Router6.IsLinkLocalUnicast() {
+		if err := checkName(o.Interface); err != nil {
+			return nil, fmt.Errorf("host: %w: Interface: %w", ErrSettings, err)
+		}
+	}
 	var list []Command
 	if s.MTU != 0 {
 		list = append(list, Command{Do: []string{"/sbin/ifconfig", s.Device, "mtu", strconv.Itoa(s.MTU)}})

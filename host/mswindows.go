@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // WindowsCommands returns the commands that make a machine with Windows be as s says, in their order. Whoever runs them notes
@@ -167,7 +168,7 @@ func checkAlias(name string) error {
 		return fmt.Errorf("the alias %q is not between 1 and 256 bytes long", name)
 	}
 	for _, c := range name {
-		if c < ' ' || c == 0x7f || c == '"' || c == '=' {
+		if c < ' ' || c == 0x7f || c == '"' || c == '=' || c == utf8.RuneError {
 			return fmt.Errorf("the alias %q has the character %q", name, c)
 		}
 	}
