@@ -3,6 +3,8 @@ package host
 import (
 	"context"
 	"errors"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,23 +56,33 @@ func TestWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &script{news: make(chan news)}
 		start := time.Now()
-		asleep := time.Duration(0)
+		var asleep atomic.Int64
 		clock := func() reading {
 			d := time.Since(start)
-			return reading{wall: d + asleep, boot: d + asleep, awake: d}
+			slept := time.Duration(asleep.Load())
+			return reading{wall: d + slept, boot: d + slept, awake: d}
 		}
 		type event struct {
 			news
 			asleep time.Duration
 			at     time.Duration
 		}
-		var events []event
+		var mu sync.Mutex
+		var list []event
+		take := func() []event {
+			mu.Lock()
+			defer mu.Unlock()
+			defer func() { list = nil }()
+			return list
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() {
 			done <- watch(ctx, src, clock, func(n news, asleep time.Duration) {
 				if !n.empty() || asleep > 0 {
-					events = append(events, event{n, asleep, time.Since(start)})
+					mu.Lock()
+					defer mu.Unlock()
+					list = append(list, event{n, asleep, time.Since(start)})
 				}
 			})
 		}()
@@ -80,25 +92,24 @@ func TestWatch(t *testing.T) {
 		src.news <- news{changed: Links, interfaces: []string{"eth0"}}
 		src.news <- news{changed: Addresses, interfaces: []string{"eth1"}, ours: true}
 		time.Sleep(time.Second)
+		events := take()
 		if len(events) != 1 || events[0].changed != Links|Addresses || !events[0].ours || events[0].at != time.Second+settle ||
 			len(events[0].interfaces) != 2 || events[0].interfaces[0] != "eth0" {
 			t.Errorf("%+v", events)
 		}
 		// What never becomes quiet is told nonetheless.
-		events = nil
 		for range 100 {
 			src.news <- news{changed: Routes}
 			time.Sleep(20 * time.Millisecond)
 		}
 		time.Sleep(time.Second)
-		if len(events) < 3 || len(events) > 6 {
+		if events = take(); len(events) < 3 || len(events) > 6 {
 			t.Errorf("%d events in two restless seconds", len(events))
 		}
 		// Sleep is noticed though nothing happens.
-		events = nil
-		asleep = time.Hour
+		asleep.Store(int64(time.Hour))
 		time.Sleep(tick + time.Second)
-		if len(events) != 1 || events[0].asleep != time.Hour {
+		if events = take(); len(events) != 1 || events[0].asleep != time.Hour {
 			t.Errorf("%+v", events)
 		}
 		cancel()

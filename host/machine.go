@@ -441,6 +441,11 @@ func (m *Machine) back(ctx context.Context, to point, failed Settings) error {
 	// A Part that was at work already knows how to go back to its former settings, which undoing its latest changes does not
 	// have to amount to.
 	former := make(map[string]bool)
+	for _, r := range m.j.live {
+		if r.Kind == kindPart && slices.Contains(to.keys, r.Key) {
+			former[r.Part] = true // perhaps the firewall of a dead process, which must not open for a moment
+		}
+	}
 	if was := m.settings; was != nil {
 		for name, settings := range map[string][2]any{
 			partFirewall: {was.Firewall, failed.Firewall},
@@ -449,7 +454,6 @@ func (m *Machine) back(ctx context.Context, to point, failed Settings) error {
 			if settings[0] == nil {
 				continue
 			}
-			former[name] = true
 			if !reflect.DeepEqual(settings[0], settings[1]) {
 				errs = append(errs, m.applyPart(ctx, name, settings[0]))
 			}

@@ -517,6 +517,13 @@ func TestKeepFirewall(t *testing.T) {
 	if b.firewall.line != "closed" || b.resolver.line != "old" || len(b.k.rulebook) > 0 {
 		t.Errorf("firewall %q, resolver %q, rules %v", b.firewall.line, b.resolver.line, b.k.rulebook)
 	}
+	// It survives an Apply that fails.
+	b.k.before = func(string) error { return fs.ErrInvalid }
+	if err := m.Apply(t.Context(), narrow()); !errors.Is(err, fs.ErrInvalid) || b.firewall.line != "closed" {
+		t.Errorf("firewall %q, %v", b.firewall.line, err)
+	}
+	b.k.before = nil
+
 	// It survives a second crash, and ends with Undo.
 	b.crash(m)
 	m = b.open()

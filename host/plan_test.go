@@ -96,7 +96,7 @@ func universe() []netip.Addr {
 // the way of the former or of the new settings, never goes back, and ends where a slow reading of the settings says.
 func TestPlan(t *testing.T) {
 	destinations := universe()
-	rounds := 100
+	rounds := 80
 	if testing.Short() {
 		rounds = 40
 	}

@@ -65,11 +65,7 @@ func (n *Network) source(skip func(name string) bool) (source, error) {
 	}
 	s := &eventSource{n: n, skip: skip, buf: make([]byte, 1<<16)}
 	// What is left of an earlier Watch is read away before the groups are joined; what happens from then on is not lost.
-	for {
-		if _, _, err := unix.Recvfrom(n.eventsFD, s.buf, unix.MSG_DONTWAIT); err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENOBUFS) {
-			break
-		}
-	}
+	s.drain()
 	for _, g := range eventGroups {
 		// A kernel without IPv6 has no such groups.
 		if err := unix.SetsockoptInt(n.eventsFD, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, g); err != nil && g == unix.RTNLGRP_LINK {
@@ -173,8 +169,20 @@ func (s *eventSource) next(ctx context.Context, wait time.Duration) (news, error
 	return n, nil
 }
 
-// overrun is the news that something was missed.
+// drain reads away what has come.
+func (s *eventSource) drain() {
+	for range 1 << 20 {
+		_, _, err := unix.Recvfrom(s.n.eventsFD, s.buf, unix.MSG_DONTWAIT)
+		if err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENOBUFS) {
+			return
+		}
+	}
+}
+
+// overrun is the news that something was missed. The kernel throws away what happens until all that came before it is read, and
+// says so only once, so that has to be done before everything is looked at anew.
 func (s *eventSource) overrun() (news, error) {
+	s.drain()
 	if err := s.fill(); err != nil {
 		return news{}, err
 	}
