@@ -182,9 +182,17 @@ func TestApplyUndoKernel(t *testing.T) {
 	s := newSite(t)
 	s.device()
 	before := s.picture()
+	routes := func() string {
+		return s.client.Run("ip", "-4", "route", "show", "table", "main") + s.client.Run("ip", "-6", "route", "show", "table", "main", "proto", "kernel")
+	}
+	own := routes()
 	m := s.open(Config{})
 	if err := m.Apply(t.Context(), inside()); err != nil {
 		t.Fatal(err)
+	}
+	// The routes of the machine stay as they are, but for the link-local network of any interface that is switched on.
+	if now := strings.ReplaceAll(routes(), "fe80::/64 dev culvert0 metric 256 linkdown pref medium\n", ""); now != own {
+		t.Errorf("the routes of the machine have changed:\n%s", difference(own, now))
 	}
 	s.goes("", map[string]string{
 		"8.8.8.8": "culvert0", "10.77.0.1": "culvert0", "192.0.2.77": "culvert0", "2001:4860::8": "culvert0", "10.8.0.9": "culvert0",

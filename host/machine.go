@@ -55,7 +55,8 @@ type Machine struct {
 }
 
 // Open opens the machine in the network namespace of the calling thread, for this process alone, and undoes what a dead
-// process has left behind according to the journal. The caller closes the Machine.
+// process has left behind according to the journal. The caller closes the Machine; one that is dropped without Close loses
+// its lock as if its process had died.
 //
 // Errors match [ErrBusy], [ErrNotPermitted], [ErrJournal], [ErrNamespace], errors.ErrUnsupported on systems other than
 // Linux, or an error of the system. If leftovers could not be undone, the error says which, and the journal keeps them.
