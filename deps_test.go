@@ -52,6 +52,7 @@ var arrows = map[string]string{
 	"bench/versus":        ". gateway internal/netns internal/ocserv packet stack/tun transport transport/login",
 	"bench/scale":         ". gateway transport transport/login",
 	"internal/leak":       "",
+	"host":                "",
 	"host/firewall":       "",
 	"host/resolver":       "",
 	"internal/resolved":   "internal/netns",
