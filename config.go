@@ -79,10 +79,10 @@ type Config struct {
 	Resolver dns.Exchanger
 	// Device makes what carries the packets of the tunnel instead of a network stack inside the program, usually a network
 	// interface of the machine from package stack/tun. It is called once, when the lease is known, and must not call the
-	// Tunnel. The Tunnel closes the device. If the device has a method SetMTU(int) error, that is called when the MTU of the
-	// tunnel differs from the device's or changes; a failure is logged. Which packets come to the device is up to
-	// the routes of the machine: Split, Direct and Policy do not apply, but only packets from and to the addresses of
-	// the lease pass. What needs the stack fails with ErrNoStack.
+	// Tunnel. The Tunnel closes the device, and ends if it fails, such as when its interface is switched off. If the device
+	// has a method SetMTU(int) error, that is called when the MTU of the tunnel differs from the device's or changes; a
+	// failure is logged. Which packets come to the device is up to the routes of the machine: Split, Direct and Policy do
+	// not apply, but only packets from and to the addresses of the lease pass. What needs the stack fails with ErrNoStack.
 	Device func(lease *transport.Lease) (packet.Conn, error)
 	// Transport opens the session instead of the AnyConnect protocol. The fields about the gateway are its
 	// business then.

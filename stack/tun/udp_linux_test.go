@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -81,10 +82,10 @@ func TestUDP(t *testing.T) {
 // segments returns the control message that makes one datagram a train of datagrams of a size.
 func segments(size int) []byte {
 	oob := make([]byte, unix.CmsgSpace(2))
-	binary.NativeEndian.PutUint64(oob, uint64(unix.CmsgLen(2)))
-	binary.NativeEndian.PutUint32(oob[8:], unix.SOL_UDP)
-	binary.NativeEndian.PutUint32(oob[12:], unix.UDP_SEGMENT)
-	binary.NativeEndian.PutUint16(oob[16:], uint16(size))
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&oob[0]))
+	h.Level, h.Type = unix.SOL_UDP, unix.UDP_SEGMENT
+	h.SetLen(unix.CmsgLen(2))
+	binary.NativeEndian.PutUint16(oob[unix.CmsgLen(0):], uint16(size))
 	return oob
 }
 
