@@ -371,7 +371,7 @@ func TestLintOfATable(t *testing.T) {
 	for _, f := range tasting().Lint(d) {
 		got = append(got, f.Position.String()+" "+string(f.Rule))
 	}
-	want := []string{"1:84 unknown-attribute", "2:17 value-case", "2:53 wrong-value", "2:71 namespace", "3:40 duplicate-value", "3:63 unknown-element", "3:82 stray-text"}
+	want := []string{"1:84 unknown-attribute", "2:17 value-case", "2:53 wrong-value", "2:71 namespace", "3:40 duplicate-value", "3:63 misspelled-element", "3:82 stray-text"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}

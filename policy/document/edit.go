@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // A Part is an element to be written into a document.
@@ -29,11 +30,37 @@ func New(s *Schema, name string, attributes [][2]string, children ...Part) (*Doc
 		all = append(all, [2]string{"xmlns", s.Namespace}, [2]string{"xmlns:xsi", xsiSpace},
 			[2]string{"xsi:schemaLocation", s.Namespace + " " + s.Root.Name + ".xsd"})
 	}
+	root := Part{Name: s.Root.Name, Attributes: append(all, attributes...), Children: children}
+	if err := root.check(); err != nil {
+		return nil, err
+	}
 	w := &writer{newline: "\n", unit: "  ", encoding: Encoding{Name: "UTF-8"}}
 	w.b.WriteString(`<?xml version="1.0" encoding="UTF-8"?>` + "\n")
-	w.part(Part{Name: s.Root.Name, Attributes: append(all, attributes...), Children: children}, "", "")
+	w.part(root, "", "")
 	w.b.WriteByte('\n')
 	return Parse(name, w.b.Bytes())
+}
+
+// check refuses what cannot be written as XML.
+func (p Part) check() error {
+	if nameLength([]byte(p.Name)) != len(p.Name) || p.Name == "" {
+		return fmt.Errorf("%q is no name of an element", clip(p.Name))
+	}
+	all := []string{p.Value, p.Comment}
+	for _, a := range p.Attributes {
+		all = append(all, a[1])
+	}
+	for _, s := range all {
+		if err := checkCharacters(s); err != nil {
+			return fmt.Errorf("<%s>: %w", clip(p.Name), err)
+		}
+	}
+	for _, c := range p.Children {
+		if err := c.check(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // A writer writes parts in the manner of the document around them.
@@ -95,6 +122,9 @@ func (e Encoding) escape(s string, attribute bool) string {
 
 // checkCharacters refuses what no XML document can hold.
 func checkCharacters(s string) error {
+	if !utf8.ValidString(s) {
+		return errors.New("it is not UTF-8")
+	}
 	for _, r := range s {
 		if !isChar(r) {
 			return fmt.Errorf("XML does not allow the character U+%04X", r)
@@ -137,7 +167,9 @@ func (d *Document) Put(s *Schema, at *Node, path, value string) error {
 	if spec.Content != Value && spec.Content != Mixed {
 		return fmt.Errorf("%s: <%s> has no value", d.name, spec.Name)
 	}
-	value = collapse(value)
+	if value = collapse(value); !utf8.ValidString(value) {
+		return fmt.Errorf("%s: <%s>: it is not UTF-8", d.name, spec.Name)
+	}
 	if _, err := spec.Type.validate(value); err != nil {
 		return fmt.Errorf("%s: <%s>: %w", d.name, spec.Name, err)
 	}
@@ -166,6 +198,9 @@ func (d *Document) Put(s *Schema, at *Node, path, value string) error {
 
 // Insert writes a new element into parent, in the place where the table wants it, behind those of the same name.
 func (d *Document) Insert(s *Schema, parent *Node, part Part) error {
+	if err := part.check(); err != nil {
+		return fmt.Errorf("%s: %w", d.name, err)
+	}
 	spec := s.spec(parent)
 	if spec == nil || spec.Child(part.Name) == nil && spec.Content != Open {
 		return fmt.Errorf("%s: <%s> has no place in <%s>", d.name, clip(part.Name), clip(parent.Name))
@@ -256,14 +291,15 @@ func (n *Node) tagEnd() int {
 	return n.start + len(bytes.TrimRight(n.doc.text[n.start:n.open-len("/>")], " \t\r\n"))
 }
 
-// SetValue gives the element the value, which is written as it is; the rest of the document does not change. Put is the one
-// that checks values.
+// SetValue gives the element the value, without the white space around it; the rest of the document does not change. Put is
+// the one that checks values.
 func (d *Document) SetValue(n *Node, value string) error { return d.setText(n, value) }
 
 func (d *Document) setText(n *Node, value string) error {
 	if err := checkCharacters(value); err != nil {
 		return fmt.Errorf("%s: <%s>: %w", d.name, n.Name, err)
 	}
+	value = collapse(value)
 	if n.Value() == value {
 		return nil
 	}

@@ -38,6 +38,8 @@ const (
 	RuleNamespace Rule = "namespace"
 	// RuleUnknownElement: no such element exists.
 	RuleUnknownElement Rule = "unknown-element"
+	// RuleMisspelledElement: no such element exists, but one with almost the same name does.
+	RuleMisspelledElement Rule = "misspelled-element"
 	// RuleMisplacedElement: the element exists, but not inside of this parent, so it has no effect.
 	RuleMisplacedElement Rule = "misplaced-element"
 	// RuleUnknownAttribute: the element has no such attribute.

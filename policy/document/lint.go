@@ -249,7 +249,7 @@ func (l *linter) unknown(n *Node, e *Element) {
 			siblings[i] = c.Name
 		}
 		if s := nearest(n.Name, append(siblings, names...)); s != "" {
-			hint = fmt.Sprintf("did you mean <%s>?", s)
+			rule, hint = RuleMisspelledElement, fmt.Sprintf("did you mean <%s>?", s)
 		}
 	}
 	l.add(n, SeverityError, rule, message, hint, true)

@@ -3,6 +3,7 @@ package local
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -184,7 +185,7 @@ func (p *Policy) fill(root *document.Node, schema *document.Schema) {
 //
 // It fails with a [*document.InvalidError] that holds every fault if the data is no well-formed XML or if anything in it could
 // be meant otherwise than it would be read: since the document restricts, reading past a value would allow what it was to
-// forbid. Elements that are not known and wrong capital and small letters do not keep it from being read; the findings have
+// forbid. Elements that resemble no known one and wrong capital and small letters do not keep it from being read; the findings have
 // them.
 func Parse(name string, data []byte) (*Policy, []document.Finding, error) {
 	findings, doc, schema := lint(name, data)
@@ -196,8 +197,8 @@ func Parse(name string, data []byte) (*Policy, []document.Finding, error) {
 	return p, findings, nil
 }
 
-// tolerated are the rules that a policy may break and still be acted upon. An element in the wrong place is not among them:
-// whoever wrote it takes the restriction for set.
+// tolerated are the rules that a policy may break and still be acted upon. An element in the wrong place is not among them, nor
+// one with a slip of the pen in its name: whoever wrote it takes the restriction for set.
 func tolerated() []document.Rule {
 	return []document.Rule{
 		document.RuleNamespace, document.RuleUnknownAttribute, document.RuleUnknownElement, document.RuleWrongOrder, document.RuleValueCase,
@@ -259,13 +260,26 @@ func meaning(doc *document.Document) []document.Finding {
 
 // Load reads the local policy of this machine from a file. With trusted, which whoever changes the machine must ask for, a
 // file that others than the administrator could have written is refused; see [document.ReadFile]. The error for a file that
-// does not exist matches fs.ErrNotExist of io/fs; then [Default] holds.
+// does not exist matches [fs.ErrNotExist]; then [Default] holds.
 func Load(path string, trusted bool) (*Policy, []document.Finding, error) {
 	data, err := document.ReadFile(path, trusted)
 	if err != nil {
 		return nil, nil, fmt.Errorf("local policy: %w", err)
 	}
 	return Parse(path, data)
+}
+
+// LoadFirst reads the first of the files that exists, as Load does, and returns its path. If there is none, it returns the
+// default policy and no path. A file that exists and cannot be read is an error, and not passed over: it would restrict.
+func LoadFirst(paths []string, trusted bool) (*Policy, string, []document.Finding, error) {
+	for _, path := range paths {
+		p, findings, err := Load(path, trusted)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		return p, path, findings, err
+	}
+	return Default(), "", nil, nil
 }
 
 // New returns the document of a policy that says p, with everything that differs from the default, or everything.

@@ -11,7 +11,7 @@ import (
 // Namespace is the XML namespace of local policies.
 const Namespace = "http://schemas.xmlsoap.org/encoding/"
 
-func flag(name, value string, systems document.Systems, effect string) *document.Element {
+func toggle(name, value string, systems document.Systems, effect string) *document.Element {
 	return &document.Element{Name: name, Type: document.Boolean(), Default: value, Systems: systems, Effect: effect}
 }
 
@@ -22,10 +22,10 @@ func Schema() *document.Schema {
 		others = " from gateways that are not in AuthorizedServerList."
 	)
 	deploy := func(name, what string) *document.Element {
-		return flag(name, "false", all, "Takes no "+what+" from gateways.")
+		return toggle(name, "false", all, "Takes no "+what+" from gateways.")
 	}
 	allow := func(name, what string) *document.Element {
-		return flag(name, "true", all, "Accepts "+what+others)
+		return toggle(name, "true", all, "Accepts "+what+others)
 	}
 	update := &document.Element{
 		Name: "UpdatePolicy", Content: document.Group, Systems: all,
@@ -60,11 +60,11 @@ func Schema() *document.Schema {
 			Name: "AnyConnectLocalPolicy", Content: document.Group, Systems: all, Effect: "The whole policy.",
 			Attributes: []*document.AttributeSpec{{Name: "acversion", Effect: "The version of the client that wrote the file. It has no effect."}},
 			Children: []*document.Element{
-				flag("FipsMode", "false", all, "Uses only algorithms that FIPS 140 approves, in a module that is validated for it."),
-				flag("BypassDownloader", "false", all, "Takes nothing from gateways: no updates, no profiles, no scripts."),
-				flag("BypassDefaultLocalization", "false", all, "Does not use the translations that come with the client."),
-				flag("RestrictWebLaunch", "false", all, "Cannot be started by a web page."),
-				flag("StrictCertificateTrust", "false", all, "Refuses gateways whose certificate is not trusted, without asking the user."),
+				toggle("FipsMode", "false", all, "Uses only algorithms that FIPS 140 approves, in a module that is validated for it."),
+				toggle("BypassDownloader", "false", all, "Takes nothing from gateways: no updates, no profiles, no scripts."),
+				toggle("BypassDefaultLocalization", "false", all, "Does not use the translations that come with the client."),
+				toggle("RestrictWebLaunch", "false", all, "Cannot be started by a web page."),
+				toggle("StrictCertificateTrust", "false", all, "Refuses gateways whose certificate is not trusted, without asking the user."),
 				{
 					Name: "RestrictPreferenceCaching", Default: string(CacheEverything), Systems: all,
 					Type:   document.Enumeration("PreferenceCaching", "false", "Credentials", "Thumbprints", "CredentialsAndThumbprints", "All"),
@@ -79,12 +79,12 @@ func Schema() *document.Schema {
 				deploy("RestrictHelpWebDeploy", "help files"),
 				deploy("RestrictResourceWebDeploy", "pictures and texts of the user interface"),
 				deploy("RestrictLocalizationWebDeploy", "translations"),
-				flag("RestrictServerCertStore", "false", all, "Trusts only the certificate authorities of the system, and none of a user, for gateways."),
-				flag("ExcludePemFileCertStore", "false", document.MacOS|document.Linux, "Leaves out the directories with PEM files."),
-				flag("ExcludeFirefoxNSSCertStore", "false", document.MacOS|document.Linux, "Leaves out the certificates of Firefox."),
-				flag("ExcludeMacNativeCertStore", "false", document.MacOS, "Leaves out the keychains of macOS."),
-				flag("ExcludeWinNativeCertStore", "false", document.Windows, "Leaves out the certificate stores of Windows."),
-				flag("OCSPRevocation", "false", all, "Asks by OCSP whether the certificate of a gateway has been revoked."),
+				toggle("RestrictServerCertStore", "false", all, "Trusts only the certificate authorities of the system, and none of a user, for gateways."),
+				toggle("ExcludePemFileCertStore", "false", document.MacOS|document.Linux, "Leaves out the directories with PEM files."),
+				toggle("ExcludeFirefoxNSSCertStore", "false", document.MacOS|document.Linux, "Leaves out the certificates of Firefox."),
+				toggle("ExcludeMacNativeCertStore", "false", document.MacOS, "Leaves out the keychains of macOS."),
+				toggle("ExcludeWinNativeCertStore", "false", document.Windows, "Leaves out the certificate stores of Windows."),
+				toggle("OCSPRevocation", "false", all, "Asks by OCSP whether the certificate of a gateway has been revoked."),
 				update,
 			},
 		},
@@ -112,8 +112,6 @@ func foreign(name string) (document.Rule, string, string) {
 			"write it into a profile"
 	case "DefaultUser", "DefaultHostName", "ControllablePreferences", "BlockUntrustedServers":
 		return document.RuleUnknownElement, "<" + name + "> is an element of the preferences of a user", "remove it"
-	case "ExcludePEMFileCertStore":
-		return document.RuleUnknownElement, "<" + name + "> is not known", "write <ExcludePemFileCertStore>"
 	}
 	return "", "", ""
 }

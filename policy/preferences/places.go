@@ -1,6 +1,7 @@
 package preferences
 
 import (
+	"os"
 	"path"
 	"strings"
 )
@@ -50,4 +51,17 @@ func Paths(system string, env func(name string) string, root string) Files {
 		}
 	}
 	return f
+}
+
+// First returns the first of the files that exists, or else the first one, or "" if there is none.
+func First(paths []string) string {
+	for _, p := range paths {
+		if _, err := os.Stat(p); err == nil {
+			return p
+		}
+	}
+	if len(paths) == 0 {
+		return ""
+	}
+	return paths[0]
 }

@@ -82,8 +82,8 @@ func Lint(name string, data []byte) []document.Finding {
 // effect, or is read as what was meant without a doubt.
 func tolerated() []document.Rule {
 	return []document.Rule{
-		document.RuleNamespace, document.RuleUnknownElement, document.RuleMisplacedElement, document.RuleUnknownAttribute,
-		document.RuleWrongOrder, document.RuleValueCase, document.RuleStrayText, RuleLocalPolicyElement,
+		document.RuleNamespace, document.RuleUnknownElement, document.RuleMisspelledElement, document.RuleMisplacedElement,
+		document.RuleUnknownAttribute, document.RuleWrongOrder, document.RuleValueCase, document.RuleStrayText, RuleLocalPolicyElement,
 	}
 }
 
