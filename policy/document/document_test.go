@@ -2,6 +2,7 @@ package document
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -154,7 +155,7 @@ func TestTooLarge(t *testing.T) {
 	if d != nil || !Has(err, RuleTooLarge) {
 		t.Errorf("Parse: %v, %v", d, err)
 	}
-	if took := time.Since(start); took > 2*time.Second {
+	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("that took %v", took)
 	}
 	path := filepath.Join(t.TempDir(), "large.xml")
@@ -193,7 +194,8 @@ func TestCostly(t *testing.T) {
 				tasting().Lint(d)
 				d.Root().Value()
 			}
-			if took := time.Since(start); took > 4*time.Second {
+			// What grows with the square of the size takes minutes; a busy machine under the detector of races takes seconds.
+			if took := time.Since(start); took > 20*time.Second {
 				t.Errorf("that took %v", took)
 			}
 		})
@@ -462,4 +464,54 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestTooManyFaults: reading ends where there is no use in going on, and says so.
+func TestTooManyFaults(t *testing.T) {
+	d, err := Parse("", []byte("<a>"+strings.Repeat("&", 1000)+"</a>"))
+	var invalid *InvalidError
+	if d != nil || !errors.As(err, &invalid) || len(invalid.Findings) != maxFindings+1 || !Has(err, RuleTooLarge) {
+		t.Errorf("%v, %.200v", d, err)
+	}
+	// What was found in front of a document type is not forgotten over it.
+	if _, err := Parse("", []byte("<a b=c/><!DOCTYPE a>")); !Has(err, RuleMalformed) || !Has(err, RuleDoctype) {
+		t.Error(err)
+	}
+}
+
+func TestDescriptions(t *testing.T) {
+	all := tasting().Describe()
+	if len(all) != 10 || all[1].Path != "Settings/Loud" || all[1].UserControllable != "true" || all[1].Values != "true | false" || all[5].Occurs != "0..n" {
+		t.Errorf("%+v", all)
+	}
+	page := string(tasting().Markdown())
+	for _, want := range []string{"# AnyConnect tasting", "`urn:tasting`", "| `Settings/Loud/Volume` | 0..1 | `1 to 11` | `5` |  | Linux | How loud. |"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page lacks %q:\n%s", want, page)
+		}
+	}
+	if xsd := string(tasting().XSD()); !strings.Contains(xsd, `<xs:unique name="List-Name">`) || !strings.Contains(xsd, `processContents="skip"`) {
+		t.Errorf("the schema is\n%s", xsd)
+	}
+	for value, want := range map[string]string{"7": "7", "+07": "7", "0": "", "12": "", "+-1": "", "++1": "", "x": "", "99999999999999999999": ""} {
+		if got, err := Integer("Volume", 1, 11).Validate(value); got != want || (err == nil) != (want != "") {
+			t.Errorf("Validate(%q) = %q, %v", value, got, err)
+		}
+	}
+	if _, err := Enumeration("Kinds", "Red", "White").Validate("Rad"); err == nil || !strings.Contains(err.Error(), "did you mean Red?") {
+		t.Error(err)
+	}
+}
+
+func ExampleSchema_Lint() {
+	s := tasting()
+	d, err := Parse("party.xml", []byte("<Tasting xmlns=\"urn:tasting\">\n  <Settings>\n    <Kind>Whitte</Kind>\n  </Settings>\n</Tasting>\n"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, f := range s.Lint(d) {
+		fmt.Println(f)
+	}
+	// Output: party.xml:3:11: error: <Kind>: "Whitte" is not allowed here; allowed are Red, White; did you mean White? (wrong-value)
 }

@@ -44,10 +44,11 @@ type Document struct {
 // was too large, in an unknown encoding or with a document type, also the Document as far as it could be made out, so that the
 // rest can be checked too. Such a Document must not be acted upon and refuses to be edited.
 func Parse(name string, data []byte) (*Document, error) {
-	d := &Document{name: name, raw: bytes.Clone(data)}
+	d := &Document{name: name}
 	if len(data) > MaxSize {
 		return nil, d.fatal(Position{}, RuleTooLarge, fmt.Sprintf("the document has %d bytes, and no more than %d are read", len(data), MaxSize), "")
 	}
+	d.raw = bytes.Clone(data)
 	text, encoding, fault := decode(d.raw)
 	if fault != nil {
 		return nil, d.fatal(Position{fault.line, fault.column}, RuleEncoding, fault.message, fault.hint)
@@ -145,24 +146,33 @@ type parser struct {
 	rootDone bool
 }
 
+// fault notes a fault. After too many of them there is no use in reading on.
 func (p *parser) fault(at int, message, hint string) {
-	if len(p.findings) < maxFindings {
-		p.findings = append(p.findings, Finding{
-			File: p.d.name, Position: p.d.position(at), Severity: SeverityError, Rule: RuleMalformed,
-			Message: message, Hint: hint, Schema: true,
-		})
+	if p.fatal != nil {
+		return
+	}
+	f := Finding{
+		File: p.d.name, Position: p.d.position(at), Severity: SeverityError, Rule: RuleMalformed,
+		Message: message, Hint: hint, Schema: true,
+	}
+	p.findings = append(p.findings, f)
+	if len(p.findings) == maxFindings {
+		f.Rule, f.Message, f.Hint = RuleTooLarge, "there are too many faults, and what follows is not read", ""
+		p.fatal = &InvalidError{Findings: Merge(p.findings, []Finding{f})}
 	}
 }
 
 func (p *parser) stop(at int, rule Rule, message, hint string) {
-	p.fatal = p.d.fatal(p.d.position(at), rule, message, hint)
+	p.fatal = &InvalidError{Findings: append(Merge(p.findings, nil), Finding{
+		File: p.d.name, Position: p.d.position(at), Severity: SeverityError, Rule: rule, Message: message, Hint: hint, Schema: true,
+	})}
 }
 
 func (p *parser) has(prefix string) bool { return bytes.HasPrefix(p.s[p.i:], []byte(prefix)) }
 
 func (p *parser) run() {
 	for i, r := range string(p.s) {
-		if !isChar(r) && len(p.findings) < maxFindings {
+		if !isChar(r) {
 			p.fault(i, fmt.Sprintf("XML does not allow the character U+%04X", r), "")
 		}
 	}

@@ -711,3 +711,46 @@ func FuzzProfile(f *testing.F) {
 		}
 	})
 }
+
+// TestLoadRefuses: what leaves a doubt keeps a profile from being acted upon, with its place; the rest does not.
+func TestLoadRefuses(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "profile.xml")
+	for name, want := range map[string]document.Rule{
+		"values.xml": document.RuleWrongValue, "duplicates.xml": document.RuleDuplicateElement, "contradictions.xml": RuleContradiction,
+		"hosts.xml": document.RuleMissingElement, "malformed.xml": document.RuleMalformed, "bomb.xml": document.RuleDoctype,
+		"notutf8.xml": document.RuleEncoding, "policy.xml": document.RuleRoot, "certificates.xml": document.RuleWrongValue,
+		"ocserv.xml": "", "full.xml": "", "commented.xml": "", "nonamespace.xml": "", "mislabelled-utf8.xml": "",
+	} {
+		data, err := os.ReadFile(filepath.Join("testdata/corpus", name))
+		must(t, err)
+		must(t, os.WriteFile(path, data, 0o600))
+		_, err = Load(path, false)
+		if want == "" && err != nil || want != "" && !document.Has(err, want) {
+			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+		if want != "" && err != nil && !strings.Contains(err.Error(), path+":") {
+			t.Errorf("%s: the error does not say where: %v", name, err)
+		}
+	}
+	must(t, os.Chmod(path, 0o666))
+	if _, err := Load(path, true); !errors.Is(err, document.ErrUntrusted) {
+		t.Errorf("a profile that everybody can write: %v", err)
+	}
+}
+
+// TestLocalPolicyElementsHaveNoEffect: they are in half of the profiles in use.
+func TestLocalPolicyElementsHaveNoEffect(t *testing.T) {
+	with, without := load(t, "ocserv.xml"), load(t, "ocserv.xml")
+	for _, name := range []string{"StrictCertificateTrust", "RestrictPreferenceCaching", "RestrictTunnelProtocols", "BypassDownloader", "CertEnrollmentPin"} {
+		if _, ok := with.Get(name); ok {
+			t.Errorf("%s has a value", name)
+		}
+		must(t, without.Unset(name))
+	}
+	if a, b := Resolve(with, nil, "linux").Settings(), Resolve(without, nil, "linux").Settings(); !reflect.DeepEqual(a, b) {
+		t.Errorf("%+v\n%+v", a, b)
+	}
+	if len(without.Findings()) != 0 {
+		t.Errorf("%v", without.Findings())
+	}
+}
