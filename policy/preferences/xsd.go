@@ -1,0 +1,11 @@
+package preferences
+
+import _ "embed"
+
+// xsd is what Schema().XSD() writes; a test compares them, and updates the file.
+//
+//go:embed AnyConnectPreferences.xsd
+var xsd string
+
+// XSD returns the XML Schema of preferences, for tools that check XML.
+func XSD() string { return xsd }
