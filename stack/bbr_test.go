@@ -10,6 +10,8 @@ import (
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"culvert.example/vpn/packet"
 )
 
 // TestMeter sends a burst that the network spreads: the rate is that of the network.
@@ -286,4 +288,41 @@ func outbound(payload []byte, mss int) *stack.PacketBuffer {
 	p.TransportProtocolNumber, p.NetworkProtocolNumber = header.TCPProtocolNumber, header.IPv4ProtocolNumber
 	p.GSOOptions = stack.GSO{Type: stack.GSOTCPv4, NeedsCsum: true, MSS: uint16(mss)}
 	return p
+}
+
+// TestControlByHandshake has the path decide: CUBIC where it is short, bbr where it is long or unknown.
+func TestControlByHandshake(t *testing.T) {
+	for _, c := range []struct {
+		delay time.Duration
+		cubic bool
+	}{{0, true}, {5 * time.Millisecond, false}} {
+		alice := newStack(t, Config{Addresses: prefixes(alice4), MTU: 1400})
+		bob := newStack(t, Config{Addresses: prefixes(bob4), MTU: 1400})
+		slow := tap(func(b packet.Batch) packet.Batch {
+			time.Sleep(c.delay)
+			return b
+		})
+		join(t, alice, bob, slow, slow)
+		for range 5 { // a busy machine may make a short path long
+			x, y := connect(t, alice, bob, bob4)
+			send(t, x, 100)
+			receive(t, y, 100)
+			send(t, y, 100)
+			receive(t, x, 100)
+		}
+		for _, s := range []*Stack{alice, bob} {
+			short := 0
+			g := &s.link.govern
+			g.mu.Lock()
+			for _, f := range g.flows {
+				if _, ok := f.cc.(*cubic); ok {
+					short++
+				}
+			}
+			g.mu.Unlock()
+			if (short > 0) != c.cubic {
+				t.Errorf("%d of 5 connections have CUBIC with a delay of %v", short, c.delay)
+			}
+		}
+	}
 }

@@ -18,21 +18,13 @@ type control interface {
 	restored()
 }
 
-// A controlKind names a control.
-type controlKind byte
-
-const (
-	controlCubic controlKind = iota
-	controlBBR
-)
-
-// governedControl is the congestion control of governed connections. CUBIC halves the way to nothing where every hundredth packet is
-// lost, and sends bursts that overflow the socket buffers of VPN gateways.
-const governedControl = controlBBR
-
-// newControl returns a control for segments of mss bytes.
-func newControl(kind controlKind, mss int) control {
-	if kind == controlCubic {
+// newControl returns a control for segments of mss bytes and a path on which the handshake took this long, or 0 if that is not known.
+//
+// CUBIC takes every lost packet for a queue, and sends bursts that overflow the socket buffers of VPN gateways: the longer the round trip,
+// the less is left of the path. Where it is too short to pace, though, acknowledgements spread what is sent well enough, the
+// window is back soon, and bbr, without its pacing, loses more.
+func newControl(handshake time.Duration, mss int) control {
+	if handshake > 0 && handshake < minPacedRTT {
 		c := new(cubic)
 		c.init(mss)
 		return c

@@ -51,6 +51,9 @@ type flow struct {
 	pacer  *time.Timer
 	pacing bool // the pacer is set
 
+	// The handshake began when the SYN left, and took this long, or 0 if that is not known.
+	began, handshake time.Duration
+
 	srtt, rttvar, minRTT time.Duration
 
 	// The latest sent of all pieces that have arrived, and how long it took.
@@ -125,6 +128,13 @@ func (f *flow) agree(shift uint8) {
 	f.agreed, f.shift, f.patience = true, shift, 1
 }
 
+// shake notes that the peer has answered the SYN.
+func (f *flow) shake() {
+	if f.handshake == 0 && f.mss == 0 {
+		f.handshake = max(f.g.now()-f.began, 1)
+	}
+}
+
 // release gives back what f holds.
 func (f *flow) release() {
 	if f.timer != nil {
@@ -168,7 +178,7 @@ func (f *flow) sent(p *stack.PacketBuffer, ip, tcp []byte, size int, now time.Du
 	}
 	smaller := f.mss > 0 && p.GSOOptions.MSS > 0 && mss < f.mss
 	if f.mss == 0 {
-		f.cc = newControl(governedControl, max(mss, 1))
+		f.cc = newControl(f.handshake, max(mss, 1))
 		f.mss = mss
 	} else if p.GSOOptions.MSS > 0 {
 		f.mss = mss

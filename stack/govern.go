@@ -136,7 +136,7 @@ func (g *governor) begin(key uint64, tcp []byte, f *flow) {
 	if !sack || len(g.flows) >= maxGoverned {
 		return
 	}
-	f = &flow{g: g, key: key, una: seq + 1, nxt: seq + 1}
+	f = &flow{g: g, key: key, una: seq + 1, nxt: seq + 1, began: g.now()}
 	if header.TCPFlags(tcp[13])&header.TCPFlagAck != 0 {
 		if g.offers == nil {
 			return
@@ -212,6 +212,7 @@ func (g *governor) arrived(p []byte, ip *ipInfo, index int, batch uint64) (earli
 		return -1
 	}
 	if f.una == f.nxt {
+		f.shake()
 		f.limit(tcp)
 		return -1
 	}
@@ -251,6 +252,7 @@ func (g *governor) syn(f *flow, key uint64, tcp []byte) {
 		return
 	}
 	if sack {
+		f.shake()
 		f.agree(shift)
 	} else {
 		g.forget(f)

@@ -154,7 +154,7 @@ func FuzzGovernor(f *testing.F) {
 			size := int(op)*100 + 1
 			fl.mss = 1000
 			if fl.cc == nil {
-				fl.cc = newControl(controlKind(op&1), 1000)
+				fl.cc = newControl(time.Duration(op&1)*time.Millisecond, 1000)
 			}
 			fl.pieces = append(fl.compact(), piece{seq: fl.nxt, end: fl.nxt + uint32(size), base: fl.nxt, sent: now, tries: 1})
 			fl.nxt += uint32(size)
