@@ -194,4 +194,3 @@ func question(m []byte) int {
 	}
 	return dnsHeader
 }
-

@@ -195,8 +195,14 @@ func New(cfg Config) (*Interceptor, error) {
 	in.out.w = cfg.Device
 	link := in.stack.Link()
 	size := max(cfg.Device.MTU(), packet.MinMTU6)
-	in.pumps.Go(func() { in.pumped(packet.Copy(link, cfg.Device, size, batch)) })
-	in.pumps.Go(func() { in.pumped(packet.Copy(&in.out, link, size, batch)) })
+	pump := func(dst packet.Writer, src packet.Reader) {
+		in.pumps.Go(func() {
+			defer in.caught(health.TransparentProxy)
+			in.pumped(packet.Copy(dst, src, size, batch))
+		})
+	}
+	pump(link, cfg.Device)
+	pump(&in.out, link)
 	return in, nil
 }
 
@@ -222,9 +228,13 @@ func (in *Interceptor) failed(part health.Part, why health.Reason, err error) {
 // only so recover works.
 func (in *Interceptor) caught(part health.Part) {
 	if v := recover(); v != nil {
-		in.log.Debug("flow: panic", "part", part.String(), "stack", string(debug.Stack()))
-		in.failed(part, health.Panic, fmt.Errorf("%.200s", fmt.Sprint(v)))
+		in.panicked(part, v)
 	}
+}
+
+func (in *Interceptor) panicked(part health.Part, v any) {
+	in.log.Debug("flow: panic", "part", part.String(), "stack", string(debug.Stack()))
+	in.failed(part, health.Panic, fmt.Errorf("%.200s", fmt.Sprint(v)))
 }
 
 // SetMTU changes the size in bytes of the largest packet that goes to the device.
@@ -257,25 +267,34 @@ func (in *Interceptor) Flows() []Info {
 	return out
 }
 
+// hangUp resets all flows, and waits for them for some time. From then on there are no new ones. Programs are told by a RST that their
+// connections are over, for which the network is still needed.
+func (in *Interceptor) hangUp(patience time.Duration) {
+	in.mu.Lock()
+	in.isClosing.Store(true)
+	if in.idle == nil {
+		in.idle = make(chan struct{})
+		if len(in.flows) == 0 {
+			close(in.idle)
+		}
+	}
+	idle := in.idle
+	in.mu.Unlock()
+	in.cancel()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-idle:
+	case <-timer.C:
+	}
+}
+
 // Close resets all flows, and waits for them and for every goroutine of the Interceptor. Functions of the Config that are still running
 // keep it waiting until they return.
 func (in *Interceptor) Close() error {
 	in.closing.Do(func() {
 		defer close(in.closed)
-		in.isClosing.Store(true)
-		in.mu.Lock()
-		in.idle = make(chan struct{})
-		if len(in.flows) == 0 {
-			close(in.idle)
-		}
-		idle := in.idle
-		in.mu.Unlock()
-		// Programs are told by a RST that their connections are over, for which the network is still needed.
-		in.cancel()
-		select {
-		case <-idle:
-		case <-time.After(closeTime):
-		}
+		in.hangUp(closeTime)
 		in.stack.Close()
 		in.cfg.Device.Close()
 		in.pumps.Wait()
@@ -354,7 +373,7 @@ func reset(c net.Conn) {
 func (in *Interceptor) enter(ctx context.Context, f *Flow) (a *active, flowCtx context.Context, leave func()) {
 	uid := f.Owner.UID
 	in.mu.Lock()
-	if in.isClosing.Load() || len(in.flows) >= in.cfg.MaxFlows || in.byUser[uid] >= in.cfg.MaxPerUser {
+	if in.isClosing.Load() || len(in.flows) >= in.cfg.MaxFlows || uid >= 0 && in.byUser[uid] >= in.cfg.MaxPerUser {
 		full := len(in.flows) >= in.cfg.MaxFlows
 		in.mu.Unlock()
 		if full {
@@ -383,7 +402,7 @@ func (in *Interceptor) enter(ctx context.Context, f *Flow) (a *active, flowCtx c
 			delete(in.byUser, uid)
 		}
 		if in.idle != nil && len(in.flows) == 0 {
-			close(in.idle)
+			close(in.idle) // which happens once: there are no new flows
 		}
 	}
 }

@@ -22,6 +22,7 @@ func (in *Interceptor) acceptTCP(ctx context.Context, r *stack.TCPRequest) {
 	in.identify(ctx, f)
 	a, ctx, leave := in.enter(ctx, f)
 	if a == nil {
+		in.turnAway(r)
 		return
 	}
 	defer leave()
@@ -59,6 +60,14 @@ func (t *tcpFlow) close() {
 	}
 	if t.far != nil {
 		t.far.Close()
+	}
+}
+
+// caught is deferred in the goroutines of a flow. It ends the flow if one panics, so that the others do not wait for it.
+func (t *tcpFlow) caught() {
+	if v := recover(); v != nil {
+		t.a.abort()
+		t.in.panicked(health.TransparentProxy, v)
 	}
 }
 
@@ -143,7 +152,10 @@ func (t *tcpFlow) reconsider(ctx context.Context) {
 // copy carries what both sides say, after held, which the program has said already, until both have finished.
 func (t *tcpFlow) copy(held []byte) {
 	var wg sync.WaitGroup
-	wg.Go(func() { half(t.program, t.far, &t.a.received) })
+	wg.Go(func() {
+		defer t.caught()
+		half(t.program, t.far, &t.a.received)
+	})
 	t.up(held)
 	wg.Wait()
 }
@@ -195,12 +207,15 @@ func (t *tcpFlow) startDown() (down chan error) {
 	down = make(chan error, 1)
 	far := t.far
 	go func() {
-		err := copyStream(t.program, far, &t.a.received)
+		var err error
+		defer func() { down <- err }()
+		defer t.caught()
+		err = net.ErrClosed // if it panics
+		err = copyStream(t.program, far, &t.a.received)
 		// A deadline is set only to end this, and says nothing to anybody.
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			passOn(t.program, far, err)
 		}
-		down <- err
 	}()
 	return down
 }

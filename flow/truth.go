@@ -52,3 +52,13 @@ func refuse(r refusable, err error) {
 		r.Unreachable(f.why)
 	}
 }
+
+// turnAway answers a flow that there is no place for: by a refusal, or while the Interceptor closes not at all, so that the program
+// tries again, when another data path is there.
+func (in *Interceptor) turnAway(r refusable) {
+	if in.isClosing.Load() {
+		r.Ignore()
+		return
+	}
+	r.Unreachable(stack.PortUnreachable)
+}

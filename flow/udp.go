@@ -26,6 +26,7 @@ func (in *Interceptor) acceptUDP(ctx context.Context, r *stack.UDPRequest) {
 	in.identify(ctx, f)
 	a, ctx, leave := in.enter(ctx, f)
 	if a == nil {
+		in.turnAway(r)
 		return
 	}
 	defer leave()
@@ -77,9 +78,10 @@ func (in *Interceptor) acceptUDP(ctx context.Context, r *stack.UDPRequest) {
 	held.release()
 	var wg sync.WaitGroup
 	wg.Go(func() {
+		defer in.caught(health.TransparentProxy)
+		defer far.Close()
 		// The flow is over when neither side has said anything for long, which the side of the program knows.
 		carry(far, program, r, &a.sent)
-		far.Close()
 	})
 	carry(program, far, r, &a.received)
 	program.Close()

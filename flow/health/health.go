@@ -157,11 +157,14 @@ type Config struct {
 	SwitchTime time.Duration
 }
 
+// DefaultSwitchTime is what a [Config.SwitchTime] of zero means.
+const DefaultSwitchTime = 250 * time.Millisecond
+
 func (c Config) withDefaults() Config {
 	for _, f := range []struct {
 		value *time.Duration
 		or    time.Duration
-	}{{&c.StartTime, 5 * time.Second}, {&c.Silence, 700 * time.Millisecond}, {&c.SwitchTime, 250 * time.Millisecond}} {
+	}{{&c.StartTime, 5 * time.Second}, {&c.Silence, 700 * time.Millisecond}, {&c.SwitchTime, DefaultSwitchTime}} {
 		if *f.value <= 0 {
 			*f.value = f.or
 		}
