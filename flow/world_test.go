@@ -361,3 +361,9 @@ func (f tap) Filter(b packet.Batch) packet.Batch {
 	}
 	return b
 }
+
+// readTLS returns what a TLS server says to a client that asks for a name.
+func readTLS(c net.Conn, name string) (string, error) {
+	b, err := io.ReadAll(tls.Client(c, clientTLS(name)))
+	return string(b), err
+}
