@@ -33,8 +33,8 @@ type Owner struct {
 	// PID is the process that has the socket, and Program the path of its executable file.
 	PID     int    `json:"pid,omitempty"`
 	Program string `json:"program,omitempty"`
-	// Contained says that the process has another view of the file system, such as that of a container. Program is a path there
-	// and says nothing about what lies at the same path here.
+	// Contained says that the process has another view of the file system, such as that of a container, in which Program is another
+	// file than the one that lies at the same path here.
 	Contained bool `json:"contained,omitempty"`
 }
 

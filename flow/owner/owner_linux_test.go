@@ -197,10 +197,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// child runs this test binary, from the given path, as a program that connects.
-func child(t *testing.T, path, to string, attr *syscall.SysProcAttr) (flow Flow, pid int) {
+// child runs a program that becomes this test binary, or is it, and connects.
+func child(t *testing.T, path, to string, attr *syscall.SysProcAttr, args ...string) (flow Flow, pid int) {
 	t.Helper()
-	cmd := exec.Command(path)
+	cmd := exec.Command(path, args...)
 	cmd.Env = append(os.Environ(), childVariable+"="+to)
 	cmd.SysProcAttr = attr
 	in, err := cmd.StdinPipe()
@@ -270,9 +270,21 @@ func TestFindOther(t *testing.T) {
 		t.Errorf("after its file has gone: %+v, %v, want %+v", got, err, want)
 	}
 
-	flow, pid = child(t, executable(t), l.Addr().String(), &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS})
-	if got, err := f.Find(t.Context(), flow); err != nil || got.PID != pid || !got.Contained {
+	// Another view of the file system matters only if the program is another file in it.
+	if err := os.WriteFile(path, binary, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	flow, pid = child(t, path, l.Addr().String(), &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS})
+	if got, err := f.Find(t.Context(), flow); err != nil || got.PID != pid || got.Program != path || got.Contained {
 		t.Errorf("in another mount namespace: %+v, %v", got, err)
+	}
+	disguise := filepath.Join(dir, "curl")
+	if err := os.WriteFile(disguise, nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	flow, pid = child(t, "unshare", l.Addr().String(), nil, "-m", "sh", "-c", `mount --bind "$0" "$1" && exec "$1"`, path, disguise)
+	if got, err := f.Find(t.Context(), flow); err != nil || got.PID != pid || got.Program != disguise || !got.Contained {
+		t.Errorf("in the disguise of another program: %+v, %v", got, err)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -130,18 +129,25 @@ func (p *proc) searchProcess(pid int, inode uint32, left *int, seen func(uint32,
 	}
 }
 
-// program returns the path of the executable file of a process, "" if it cannot be told, and whether that is a path in another
-// view of the file system than ours.
+// program returns the path of the executable file of a process, "" if it cannot be told, and whether something else lies at that path
+// in our view of the file system.
 func (p *proc) program(pid int) (path string, contained bool) {
-	path, err := os.Readlink(p.path(pid, "exe"))
+	exe := p.path(pid, "exe")
+	path, err := os.Readlink(exe)
 	if err != nil {
 		return "", false
 	}
 	// An update has replaced the file while the program was running.
 	path = strings.TrimSuffix(path, " (deleted)")
 	view, err := os.Readlink(p.path(pid, "ns/mnt"))
-	if errors.Is(err, fs.ErrNotExist) && p.self == "" {
-		return path, false // a kernel without views
+	if err == nil && view == p.self {
+		return path, false
 	}
-	return path, err != nil || view != p.self
+	// Another view may differ only elsewhere: the file counts.
+	theirs, err := os.Stat(exe)
+	if err != nil {
+		return path, true
+	}
+	ours, err := os.Stat(path)
+	return path, err != nil || !os.SameFile(theirs, ours)
 }
