@@ -34,8 +34,8 @@ type Rules struct {
 	protocol  [protocols]set
 	direction [directions]set
 
-	// final are the rules that decide, noting those that want the flow noted.
-	final, noting set
+	// final are the rules that decide, allowing those of them that allow, and noting those that want the flow noted.
+	final, allowing, noting set
 
 	hits []atomic.Uint64 // of each rule, and of the default
 }
@@ -99,7 +99,8 @@ func Compile(cfg Config) (*Rules, error) {
 	for i := range r.prefixes {
 		r.prefixes[i].is = make(map[netip.Prefix]set)
 	}
-	r.anywhere, r.named, r.portless, r.final, r.noting = c.set(), c.set(), c.set(), c.set(), c.set()
+	r.anywhere, r.named, r.portless = c.set(), c.set(), c.set()
+	r.final, r.allowing, r.noting = c.set(), c.set(), c.set()
 	for i := range r.protocol {
 		r.protocol[i] = c.set()
 	}
@@ -173,6 +174,9 @@ func (c *compiler) rule(i int, in *Rule) error {
 	}
 	if in.Action != Log {
 		r.final.add(i)
+	}
+	if in.Action == Allow {
+		r.allowing.add(i)
 	}
 	if in.Action == Log || in.Note {
 		r.noting.add(i)

@@ -200,7 +200,7 @@ type Verdict struct {
 	// Log says that the flow is to be noted, and LogName is the first rule that wants it so.
 	Log     bool
 	LogName string
-	// Provisional says that the verdict may be another one once the name of the other end is known, or another name.
+	// Provisional says that Action or Log may be another one once the name of the other end is known, or another name.
 	Provisional bool
 }
 

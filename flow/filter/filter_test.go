@@ -43,15 +43,15 @@ func TestMatch(t *testing.T) {
 		want Verdict
 	}{
 		{"nothing special", Subject{UID: 1, User: "ann", Addr: addr("198.51.100.1"), Port: 22},
-			Verdict{Action: Allow, Rule: -1, Name: "default", Provisional: true}}, // updates.example would be rule 4
+			Verdict{Action: Allow, Rule: -1, Name: "default"}},
 		{"a user and a prefix", Subject{UID: 7, User: "guest", Addr: addr("10.1.2.3"), Port: 443},
 			Verdict{Action: Block, Rule: 0, Name: "payroll"}},
 		{"a user by number and a name below", Subject{UID: 1001, User: "bob", Name: "a.payroll.corp.example", Addr: addr("10.2.0.1"), Port: 443},
 			Verdict{Action: Block, Rule: 0, Name: "payroll", Provisional: true}}, // another name would be allowed
 		{"another user", Subject{UID: 5, User: "1001", Addr: addr("10.1.2.3"), Port: 443},
-			Verdict{Action: Allow, Rule: -1, Name: "default", Provisional: true}},
+			Verdict{Action: Allow, Rule: -1, Name: "default"}},
 		{"a user who is not known", Subject{UID: -1, Addr: addr("10.1.2.3"), Port: 443},
-			Verdict{Action: Allow, Rule: -1, Name: "default", Provisional: true}},
+			Verdict{Action: Allow, Rule: -1, Name: "default"}},
 		{"a name that only ends alike", Subject{UID: 1001, Name: "xpayroll.corp.example", Addr: addr("10.2.0.1"), Port: 443},
 			Verdict{Action: Allow, Rule: -1, Name: "default", Provisional: true}},
 		{"log and go on", Subject{UID: 1, Addr: addr("192.0.2.7"), Port: 500},
@@ -75,7 +75,7 @@ func TestMatch(t *testing.T) {
 		{"inward", Subject{UID: 1, Addr: addr("198.51.100.1"), Port: 22, Direction: In},
 			Verdict{Action: Block, Rule: 5, Name: "servers", Provisional: true}},
 		{"inward to a high port", Subject{UID: 1, Addr: addr("198.51.100.1"), Port: 1024, Direction: In},
-			Verdict{Action: Allow, Rule: -1, Name: "default", Provisional: true}},
+			Verdict{Action: Allow, Rule: -1, Name: "default"}},
 		{"an address with a zone", Subject{UID: 1, Addr: addr("2001:db8::1%eth0"), Port: 22},
 			Verdict{Action: Block, Rule: 6, Name: "lab", Provisional: true}},
 		{"an IPv4 address in IPv6", Subject{UID: 1, Addr: addr("::ffff:192.0.2.7"), Port: 22},
@@ -83,7 +83,7 @@ func TestMatch(t *testing.T) {
 		{"a ping", Subject{UID: -1, Addr: addr("198.51.100.1"), Port: 22, Protocol: ICMP},
 			Verdict{Action: Block, Rule: 7, Name: "no pings", Provisional: true}},
 		{"a ping of IPv6", Subject{UID: -1, Addr: addr("fd00::1"), Protocol: ICMP},
-			Verdict{Action: Allow, Rule: -1, Name: "default", Provisional: true}},
+			Verdict{Action: Allow, Rule: -1, Name: "default"}},
 		{"a protocol that does not exist", Subject{Protocol: 9, Addr: addr("198.51.100.1")},
 			Verdict{Action: Block, Rule: -1, Name: "default"}},
 		{"a direction that does not exist", Subject{Direction: 9, Addr: addr("198.51.100.1")},
@@ -110,9 +110,13 @@ func TestProvisional(t *testing.T) {
 	}{
 		{"no rule", nil, Subject{}, false},
 		{"before", []Rule{named, allow}, Subject{User: "guest"}, true},
+		{"before, and it says the same", []Rule{named, block}, Subject{User: "guest"}, false},
+		{"before, and it allows", []Rule{{Action: Allow, Names: []string{"a.example"}}, block}, Subject{}, true},
+		{"before, and it allows too", []Rule{{Action: Allow, Names: []string{"a.example"}}, allow}, Subject{}, false},
+		{"before, and it allows and notes", []Rule{{Action: Allow, Names: []string{"a.example"}, Note: true}, allow}, Subject{}, true},
 		{"before, for others", []Rule{named, allow}, Subject{User: "ann"}, false},
 		{"behind", []Rule{allow, named}, Subject{User: "guest"}, false},
-		{"before the default", []Rule{named}, Subject{User: "guest"}, true},
+		{"before the default", []Rule{named}, Subject{User: "guest"}, false},
 		{"a rule that logs", []Rule{logs, allow}, Subject{}, true},
 		{"a rule that logs what is blocked", []Rule{logs, block}, Subject{}, false},
 		{"a name that decided", []Rule{named, allow}, Subject{User: "guest", Name: "a.example"}, true},
@@ -268,7 +272,7 @@ rules[6] "lab" matches: block
 		{Subject{UID: 1, User: "ann", Program: "/opt/torrent/x", Addr: addr("192.0.2.7"), Port: 9}, `rules[2] "torrent" matches: block
 2 rules before that do not match`},
 		{Subject{UID: 1, User: "ann", Addr: addr("198.51.100.1"), Port: 9}, `no rule decides: allow
-8 rules before that do not match; the name of the other end may change this`},
+8 rules before that do not match`},
 	} {
 		if got := r.Explain(&tt.in).String(); got != tt.want {
 			t.Errorf("%s\nwant\n%s", got, tt.want)

@@ -31,8 +31,9 @@ func golden(cfg Config, s Subject) Verdict {
 		}
 		prefix := goldenPrefix(r, s)
 		if len(r.Names) > 0 && !prefix {
-			allowDepends = true
-			blockDepends = blockDepends || r.Action != Log
+			matches := goldenName(r, s) && r.Action != Log
+			allowDepends = allowDepends || matches || r.Action != Allow || r.Note
+			blockDepends = blockDepends || matches || r.Action == Allow
 		}
 		if !prefix && !goldenName(r, s) && len(r.Names)+len(r.Prefixes) > 0 {
 			continue

@@ -80,11 +80,15 @@ func (r *Rules) verdict(matched, depends set) Verdict {
 		if w := matched[i] & r.noting[i] & counts; w != 0 && v.LogName == "" {
 			v.Log, v.LogName = true, r.rules[i*64+bits.TrailingZeros64(w)].Name
 		}
-		w := depends[i] & counts
-		if v.Action == Block {
-			// To learn the name of a flow, it has to be let in first; only what could still allow it is worth that.
-			w &= r.final[i]
+		// Only rules that would have it otherwise matter. The one that has decided may not match another name.
+		other := r.allowing[i]
+		if v.Action == Allow {
+			other = r.final[i]&^r.allowing[i] | r.noting[i]
 		}
+		if v.Rule >= 0 && v.Rule/64 == i {
+			other |= 1 << (v.Rule % 64)
+		}
+		w := depends[i] & counts & other
 		if w != 0 {
 			v.Provisional = true
 		}
