@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -76,16 +75,7 @@ func (in *Interceptor) acceptUDP(ctx context.Context, r *stack.UDPRequest) {
 		}
 	}
 	held.release()
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		defer in.caught(health.TransparentProxy)
-		defer far.Close()
-		// The flow is over when neither side has said anything for long, which the side of the program knows.
-		carry(far, program, r, &a.sent)
-	})
-	carry(program, far, r, &a.received)
-	program.Close()
-	wg.Wait()
+	in.relayUDP(program, far, r, a)
 }
 
 // maxHeld is how many datagrams are held back until the name is known. Those of the largest ClientHello are fewer.

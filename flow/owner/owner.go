@@ -5,7 +5,7 @@
 // where it found sockets and looks there first, and checks what it remembers, so that an answer is never of yesterday.
 //
 // An answer is as good as the moment: a short-lived program may be gone before it is asked for, and then only the user is known. A
-// program that several processes have inherited a socket from is the one of the process with the lowest number.
+// socket that several processes share is said to be of one of them, usually the youngest.
 package owner
 
 import (

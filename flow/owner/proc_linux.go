@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -56,32 +57,45 @@ var errTooMany = errors.New("too many open files to look through")
 // search looks through the open files of all processes until it finds the socket. It tells seen of every socket that it
 // meets.
 func (p *proc) search(ctx context.Context, inode uint32, seen func(uint32, place)) (place, bool, error) {
-	dir, err := os.Open(p.root)
+	pids, err := p.processes()
 	if err != nil {
 		return place{}, false, err
 	}
-	defer dir.Close()
 	left := p.maxFiles
-	for {
-		names, err := dir.Readdirnames(256)
-		for _, name := range names {
-			pid, err := strconv.Atoi(name)
-			if err != nil || pid <= 0 {
-				continue
-			}
-			if err := ctx.Err(); err != nil {
-				return place{}, false, err
-			}
-			at, found, err := p.searchProcess(pid, inode, &left, seen)
-			if found || err != nil {
-				return at, found, err
-			}
-		}
-		if err == io.EOF {
-			return place{}, false, nil
-		}
-		if err != nil {
+	for _, pid := range pids {
+		if err := ctx.Err(); err != nil {
 			return place{}, false, err
+		}
+		at, found, err := p.searchProcess(pid, inode, &left, seen)
+		if found || err != nil {
+			return at, found, err
+		}
+	}
+	return place{}, false, nil
+}
+
+// processes returns the ids of all processes, the highest first: whoever opens a socket that is not known yet has often just been
+// started.
+func (p *proc) processes() ([]int, error) {
+	dir, err := os.Open(p.root)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	var pids []int
+	for {
+		names, err := dir.Readdirnames(1024)
+		for _, name := range names {
+			if pid, err := strconv.Atoi(name); err == nil && pid > 0 {
+				pids = append(pids, pid)
+			}
+		}
+		switch {
+		case err == io.EOF:
+			slices.SortFunc(pids, func(a, b int) int { return b - a })
+			return pids, nil
+		case err != nil:
+			return nil, err
 		}
 	}
 }
