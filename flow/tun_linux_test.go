@@ -256,7 +256,7 @@ func TestKernel(t *testing.T) {
 			defer cancel()
 			var wg sync.WaitGroup
 			start := time.Now()
-			const each, flows = 16 << 20, 4
+			const each, flows = 8 << 20, 4
 			data := bytes.Repeat([]byte("0123456789abcdef"), each/16)
 			for range flows {
 				c, err := m.h.DialContext(ctx, "tcp", echo.Addr().String())

@@ -45,8 +45,6 @@ type set []uint64
 
 func (s set) add(i int) { s[i/64] |= 1 << (i % 64) }
 
-func (s set) has(i int) bool { return s[i/64]&(1<<(i%64)) != 0 }
-
 // A table maps the values of a condition to the rules that they meet; any are the rules without the condition.
 type table[K comparable] struct {
 	is  map[K]set

@@ -57,17 +57,16 @@ const (
 func TLS(b []byte) (name string, s State) {
 	// The message may be spread over several records, which somebody does on purpose; most often it is in one.
 	var message []byte
-	whole := false
 	for first := true; ; first = false {
-		if len(b) < recordHeader {
-			if !plausible(b) {
-				return "", Other
-			}
-			break
+		n := 0
+		if len(b) >= recordHeader {
+			n = int(b[3])<<8 | int(b[4])
 		}
-		n := int(b[3])<<8 | int(b[4])
-		if !plausible(b) || n == 0 || n > maxRecord {
-			return "", Other
+		if !plausible(b) || len(b) >= recordHeader && (n == 0 || n > maxRecord) {
+			return broken(message)
+		}
+		if n == 0 {
+			return read(message, false)
 		}
 		body := b[recordHeader:min(len(b), recordHeader+n)]
 		if first {
@@ -78,15 +77,21 @@ func TLS(b []byte) (name string, s State) {
 		if size, ok := messageSize(message); !ok {
 			return "", Other
 		} else if size >= 0 && len(message) >= size {
-			message, whole = message[:size], true
-			break
+			return read(message[:size], true)
 		}
 		if len(body) < n || len(message) >= MaxSize {
-			break
+			return read(message, false)
 		}
 		b = b[recordHeader+n:]
 	}
-	return read(message, whole)
+}
+
+// broken returns what is to be said of a message that is followed by something else before its end: the name may stand before that.
+func broken(message []byte) (string, State) {
+	if name, found, _ := serverName(message); found {
+		return name, Done
+	}
+	return "", Other
 }
 
 // plausible reports whether b may begin a record of the handshake.
