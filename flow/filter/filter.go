@@ -3,7 +3,7 @@
 // A [Config] is a list of rules. The first rule that a flow matches decides, and [Config.Default] decides where none does. A rule has
 // conditions on the user and the program that the flow belongs to, on the other end's name, address and port, on the protocol and the
 // direction; a rule without conditions matches everything. [Compile] checks the rules and makes [Rules] of them, which are asked in
-// well under a microsecond however many rules there are.
+// a microsecond or a few, without memory, however many rules there are.
 //
 //	rules, err := filter.Compile(filter.Config{
 //		Default: filter.Allow,
