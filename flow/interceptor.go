@@ -286,6 +286,22 @@ func (in *Interceptor) hangUp(patience time.Duration) {
 	select {
 	case <-idle:
 	case <-timer.C:
+		return
+	}
+	// What was said to them has to get out. The reader may have a batch in hand just now, so one look is not enough.
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for quiet := 0; quiet < 3; {
+		select {
+		case <-tick.C:
+		case <-timer.C:
+			return
+		}
+		if in.stack.Waiting() || in.stack.Stats().PacketsOut != in.out.written.Load() {
+			quiet = 0
+		} else {
+			quiet++
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -53,8 +54,9 @@ func (p *pending) oldest() (age time.Duration) {
 
 // A watchedWriter knows for how long the write that goes on has been waiting.
 type watchedWriter struct {
-	w     packet.Writer
-	since atomic.Int64 // in nanoseconds after epoch, 0 if no write goes on
+	w       packet.Writer
+	since   atomic.Int64  // in nanoseconds after epoch, 0 if no write goes on
+	written atomic.Uint64 // packets
 }
 
 // epoch is where times begin that have to fit an integer.
@@ -64,7 +66,12 @@ var epoch = time.Now()
 func (w *watchedWriter) WriteBatch(b packet.Batch) (int, error) {
 	w.since.Store(int64(time.Since(epoch)) + 1)
 	defer w.since.Store(0)
-	return w.w.WriteBatch(b)
+	n, err := w.w.WriteBatch(b)
+	w.written.Add(uint64(n))
+	if errors.Is(err, packet.ErrTooBig) {
+		w.written.Add(1) // it is dropped, and will not come again
+	}
+	return n, err
 }
 
 // waiting returns for how long the write that goes on has been going on.
