@@ -90,15 +90,16 @@ type TCPRequest struct {
 	Source, Destination netip.AddrPort
 
 	request
-	s *Stack
-	r *tcp.ForwarderRequest
+	s      *Stack
+	r      *tcp.ForwarderRequest
+	quoted []byte // the front of the SYN, if it is known
 }
 
 func (s *Stack) tcpForwarder(ctx context.Context, accept func(context.Context, *TCPRequest)) func(stack.TransportEndpointID, *stack.PacketBuffer) bool {
 	// The forwarder counts the requests that are in flight and gives each a goroutine.
 	window := min(initialBuffer, s.cfg.ReceiveBuffer)
 	f := tcp.NewForwarder(s.gs, window, s.cfg.MaxPending, func(fr *tcp.ForwarderRequest) {
-		r := &TCPRequest{s: s, r: fr}
+		r := &TCPRequest{s: s, r: fr, quoted: s.syns.take(fr.ID())}
 		r.Source, r.Destination = endpoints(fr.ID())
 		if !s.run(func() {
 			defer r.Reject()
@@ -112,6 +113,7 @@ func (s *Stack) tcpForwarder(ctx context.Context, accept func(context.Context, *
 		if !unicast(src.Addr()) || !unicast(dst.Addr()) {
 			return true
 		}
+		s.syns.note(id, p)
 		return f.HandlePacket(id, p)
 	}
 }

@@ -110,6 +110,7 @@ type Stack struct {
 	calls   sync.WaitGroup
 
 	pings pinger
+	syns  syns
 	stats counters
 	flows atomic.Int64
 	// warned is whether the log says that a limit was reached. It says so once, since whoever reaches it may be hostile.
