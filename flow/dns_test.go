@@ -139,10 +139,14 @@ func TestDNSPipelining(t *testing.T) {
 
 // Too many questions are dropped, and each has its time.
 func TestDNSLimits(t *testing.T) {
-	var working atomic.Int32
+	var working, most, asked atomic.Int32
 	w := newWorld(t, Config{Decider: viaTunnel, MaxQueries: 2, QueryTime: 200 * time.Millisecond, DNS: func(ctx context.Context, _ *Flow, q []byte) ([]byte, error) {
-		working.Add(1)
+		asked.Add(1)
+		if n := working.Add(1); n > most.Load() {
+			most.Store(n)
+		}
 		<-ctx.Done()
+		working.Add(-1)
 		return nil, ctx.Err()
 	}})
 	c := w.mustDial("udp", "198.51.100.53:53")
@@ -155,8 +159,9 @@ func TestDNSLimits(t *testing.T) {
 			t.Errorf("%x, %v", b[:12], err)
 		}
 	}
-	if s := w.in.Stats(); s.QueriesDropped != 3 || working.Load() != 2 {
-		t.Errorf("%d in work, counted %+v", working.Load(), s)
+	// The last ones may have come when the first were done, on a busy machine.
+	if s := w.in.Stats(); s.QueriesDropped == 0 || s.QueriesDropped+uint64(asked.Load()) != 5 || most.Load() != 2 {
+		t.Errorf("%d asked, %d at a time, counted %+v", asked.Load(), most.Load(), s)
 	}
 }
 
