@@ -131,11 +131,13 @@ func (in *Interceptor) serveDNS(ctx context.Context, a *active, f *Flow, read fu
 
 // answer returns what the DNS proxy says to a question, nil for nothing.
 func (in *Interceptor) answer(ctx context.Context, f *Flow, query []byte) []byte {
-	if in.asking.count() >= in.cfg.MaxQueries {
+	end, ok := in.asking.beginBelow(in.cfg.MaxQueries)
+	if !ok {
 		in.load[health.DNSProxy].refused.Add(1)
 		in.stats.queriesDropped.Add(1)
 		return nil
 	}
+	defer end()
 	in.stats.queries.Add(1)
 	answer, err := in.resolve(ctx, f, query)
 	if err != nil {
@@ -152,7 +154,6 @@ var errPanicked = errors.New("flow: the DNS proxy panicked")
 func (in *Interceptor) resolve(ctx context.Context, f *Flow, query []byte) (answer []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, in.cfg.QueryTime)
 	defer cancel()
-	defer in.asking.begin()()
 	err = errPanicked
 	defer in.caught(health.DNSProxy)
 	return in.cfg.DNS(ctx, f, query)

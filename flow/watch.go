@@ -3,6 +3,7 @@ package flow
 import (
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,8 +21,17 @@ type pending struct {
 
 // begin notes a call. The caller calls end when it has returned.
 func (p *pending) begin() (end func()) {
+	end, _ = p.beginBelow(math.MaxInt)
+	return end
+}
+
+// beginBelow notes a call if fewer than most go on, and reports whether it did.
+func (p *pending) beginBelow(most int) (end func(), ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if len(p.since) >= most {
+		return nil, false
+	}
 	if p.since == nil {
 		p.since = make(map[uint64]time.Time)
 	}
@@ -32,14 +42,7 @@ func (p *pending) begin() (end func()) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		delete(p.since, id)
-	}
-}
-
-// count returns how many calls go on.
-func (p *pending) count() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.since)
+	}, true
 }
 
 // oldest returns for how long the oldest call has been going on.
