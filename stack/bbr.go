@@ -8,7 +8,7 @@ import (
 // bbr is a congestion control after draft-ietf-ccwg-bbr. It models the path by the most that it has delivered in a second and by the
 // least time that a round trip has taken, sends at that rate, and keeps about their product in flight. A packet that is lost is
 // no sign of a queue to it, so it fills paths that lose some at random, which CUBIC cannot. When a round trip loses more than maxLoss,
-// what may be in flight gets a ceiling, and the rate is lower until the next probe.
+// what may be in flight gets a ceiling.
 //
 // All amounts are in bytes.
 type bbr struct {
@@ -45,10 +45,8 @@ type bbr struct {
 	epoch      time.Duration
 	epochBytes float64
 
-	// ceiling is how much may be in flight without too much being lost. low bounds the rate until the next probe.
-	ceiling, low float64
-	// latest is the highest rate of this round.
-	latest float64
+	// ceiling is how much may be in flight without too much being lost.
+	ceiling float64
 	// lossy is whether this round has lost too much already.
 	lossy bool
 }
@@ -95,7 +93,7 @@ const (
 var gains = [8]float64{1.25, 0.75, 1, 1, 1, 1, 1, 1}
 
 func (b *bbr) init(mss int) {
-	*b = bbr{mss: float64(mss), cwnd: float64(initialSegments * mss), ceiling: math.Inf(1), low: math.Inf(1)}
+	*b = bbr{mss: float64(mss), cwnd: float64(initialSegments * mss), ceiling: math.Inf(1)}
 }
 
 // product returns what is in flight when the path is full and no queue stands.
@@ -103,7 +101,7 @@ func (b *bbr) product(gain float64) float64 {
 	if b.minRTT == 0 || b.rate == 0 {
 		return initialSegments * b.mss
 	}
-	return max(gain*min(b.rate, b.low)*b.minRTT.Seconds(), minBBRSegments*b.mss)
+	return max(gain*b.rate*b.minRTT.Seconds(), minBBRSegments*b.mss)
 }
 
 func (b *bbr) gain() float64 {
@@ -122,7 +120,7 @@ func (b *bbr) pace() float64 {
 	if b.rate == 0 || b.minRTT < minPacedRTT {
 		return 0
 	}
-	rate := min(b.rate, b.low)
+	rate := b.rate
 	if !b.filled {
 		// What little a flow may have had to send so far must not hold it back.
 		rate = max(rate, initialSegments*b.mss/b.minRTT.Seconds())
@@ -201,19 +199,13 @@ func (b *bbr) watchLoss(n *news, begins bool) {
 			b.fill()
 		}
 		b.ceiling = max(b.product(1), min(lossBeta*b.ceiling, max(float64(n.peak), lossBeta*b.window())))
-		switch {
-		case b.state != bbrProbe:
-		case b.phase == 0:
+		if b.state == bbrProbe && b.phase == 0 {
 			b.next(n.now)
-		default:
-			b.low = max(b.latest, lossBeta*min(b.low, b.rate))
 		}
 	}
 	if begins {
 		b.dropped, b.roundDelivered, b.lossy = n.dropped, n.delivered, false
-		b.latest = 0
 	}
-	b.latest = max(b.latest, n.reading.rate)
 	if b.state == bbrProbe && b.phase == 0 && !b.lossy && float64(n.peak) > 0.9*b.ceiling {
 		b.ceiling += float64(n.bytes) / 4
 	}
@@ -272,9 +264,6 @@ func (b *bbr) probe(now time.Duration) {
 func (b *bbr) next(now time.Duration) {
 	b.phase = (b.phase + 1) % len(gains)
 	b.phaseAt = now
-	if b.phase == 0 {
-		b.low = math.Inf(1)
-	}
 }
 
 // probeRTT takes in the round-trip time, and sends little for a while when the least one was long ago: it may have been that of a queue
