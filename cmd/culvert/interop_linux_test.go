@@ -355,6 +355,13 @@ func TestProxyToOcserv(t *testing.T) {
 		peer := l.run(l.client, "", "sh", "-c", authenticate+`exec openconnect --cookie-on-stdin --servercert "$FINGERPRINT" --resolve "$RESOLVE" `+
 			`--script-tun --script "ocproxy -L 8080:$3" "$CONNECT_URL"`, self(t), server.Pin, server.URL, web)
 		l.eventually(20*time.Second, "openconnect is up over DTLS", func() bool { return strings.Contains(peer.said(), "Established DTLS connection") })
+		l.eventually(5*time.Second, "ocproxy listens", func() bool {
+			conn, err := l.client.DialContext(t.Context(), "tcp", "127.0.0.1:8080")
+			if err == nil {
+				conn.Close()
+			}
+			return err == nil
+		})
 		curl(t, "http://127.0.0.1:8080")
 	})
 	t.Run("authenticate for the proxy", func(t *testing.T) {
