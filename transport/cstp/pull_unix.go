@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"culvert.example/vpn/transport/nap"
 )
 
 // A puller reads from a socket of the system, and has memory for that only when there is something to read.
@@ -37,7 +39,7 @@ const (
 func (s *socket) moderate() {
 	now := time.Now()
 	if p := &s.puller; s.bulk && p.n < busyRead && now.Sub(p.last) < busyGap {
-		nap(busyNap)
+		nap.For(busyNap)
 		now = time.Now()
 	}
 	s.puller.last = now

@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"culvert.example/vpn/transport/nap"
 )
 
 // An intake receives many datagrams in one system call. It has memory only from when there is something to receive until all of
@@ -107,22 +109,10 @@ func (r *intake) moderate() {
 		size += int(r.land.msgs[i].len)
 	}
 	if size >= r.got*busySize || r.streak >= busyStreak {
-		nap(busyNap)
+		nap.For(busyNap)
 		now = time.Now()
 	}
 	r.last = now
-}
-
-// nap sleeps for less than the timers of the runtime can tell apart.
-func nap(d time.Duration) {
-	t := unix.NsecToTimespec(int64(d))
-	if runtime.GOMAXPROCS(0) == 1 {
-		unix.Nanosleep(&t, nil)
-		return
-	}
-	// Without a word to the scheduler: it would hand the goroutines that wait to another thread, and take them back at once, which costs more than
-	// the nap saves. The other threads may steal them.
-	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&t)), 0, 0)
 }
 
 // newIntake makes an intake. named says that the sender of each datagram is wanted.

@@ -1,4 +1,4 @@
-package cstp
+package nap
 
 import (
 	"runtime"
@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nap sleeps for less than the timers of the runtime can tell apart.
-func nap(d time.Duration) {
+// For sleeps for d, or less if a signal comes. It should be far below a millisecond: the thread of the caller sleeps too.
+func For(d time.Duration) {
 	t := unix.NsecToTimespec(int64(d))
 	if runtime.GOMAXPROCS(0) == 1 {
 		unix.Nanosleep(&t, nil)
