@@ -108,7 +108,8 @@ func (r *intake) moderate() {
 	for i := range r.got {
 		size += int(r.land.msgs[i].len)
 	}
-	if size >= r.got*busySize || r.streak >= busyStreak {
+	if size >= r.got*busySize {
+		runtime.Gosched()
 		nap.For(busyNap)
 		now = time.Now()
 	}
