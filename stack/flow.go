@@ -686,8 +686,7 @@ func (f *flow) limit(tcp []byte) {
 	if pace := f.cc.pace(); pace > 0 {
 		// After a pause of the acknowledgements little is in flight, and it takes a round trip until more of them come: what they
 		// would have let go has to be at hand by then. Half a window fills the path.
-		open = min(open, max(f.stock(pace), int(f.cc.window()/2)-f.pipe())-f.heldBytes)
-		open = max(open, 0)
+		open = min(open, max(max(f.stock(pace), int(f.cc.window()/2)-f.pipe())-f.heldBytes, 0))
 	} else {
 		open = min(open, 2*f.credit+burst*f.mss)
 	}

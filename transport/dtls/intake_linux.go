@@ -30,7 +30,6 @@ type intake struct {
 
 	errno  syscall.Errno
 	last   time.Time // when wait was called last
-	streak int       // how many reads in a row brought little and came fast
 	fn     func(fd uintptr) bool
 }
 
@@ -87,23 +86,23 @@ func (l *landing) prepare(named bool) {
 // Moderation of the wake-ups under load, as network cards have it. A peer that sends one datagram at a time would have the reader,
 // and everybody behind it, woken for each. When large datagrams come in quick succession and few at a time, the reader
 // lets some more arrive. That doubled the rate of downloads from ocserv on two cores. Small datagrams are acknowledgements and
-// the like, which somebody may be waiting for, so that they have to come fast for longer.
+// the like, which somebody may be waiting for.
 const (
 	busyGap    = 200 * time.Microsecond // between two reads, at most, if the channel is busy
 	busyFew    = 8                      // messages that are worth waiting for more
 	busySize   = 512                    // bytes in a large message at least, on average
-	busyStreak = 4                      // reads one after another for which small messages are worth it
 	busyNap    = 60 * time.Microsecond
 )
 
-// moderate waits a moment if the last messages came few at a time and fast.
+// moderate waits a moment if the last messages were large, and came few at a time and fast. Who was woken by them runs first: the nap
+// would keep the processor from them.
 func (r *intake) moderate() {
 	now := time.Now()
-	if r.got == 0 || r.got >= busyFew || now.Sub(r.last) >= busyGap {
-		r.streak, r.last = 0, now
+	busy := 0 < r.got && r.got < busyFew && now.Sub(r.last) < busyGap
+	r.last = now
+	if !busy {
 		return
 	}
-	r.streak++
 	size := 0
 	for i := range r.got {
 		size += int(r.land.msgs[i].len)
@@ -111,9 +110,8 @@ func (r *intake) moderate() {
 	if size >= r.got*busySize {
 		runtime.Gosched()
 		nap.For(busyNap)
-		now = time.Now()
+		r.last = time.Now()
 	}
-	r.last = now
 }
 
 // newIntake makes an intake. named says that the sender of each datagram is wanted.
