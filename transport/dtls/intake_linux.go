@@ -28,9 +28,9 @@ type intake struct {
 	from    netip.AddrPort
 	local   netip.Addr
 
-	errno  syscall.Errno
-	last   time.Time // when wait was called last
-	fn     func(fd uintptr) bool
+	errno syscall.Errno
+	last  time.Time // when wait was called last
+	fn    func(fd uintptr) bool
 }
 
 // A landing is memory for the messages of one system call.
@@ -88,10 +88,10 @@ func (l *landing) prepare(named bool) {
 // lets some more arrive. That doubled the rate of downloads from ocserv on two cores. Small datagrams are acknowledgements and
 // the like, which somebody may be waiting for.
 const (
-	busyGap    = 200 * time.Microsecond // between two reads, at most, if the channel is busy
-	busyFew    = 8                      // messages that are worth waiting for more
-	busySize   = 512                    // bytes in a large message at least, on average
-	busyNap    = 60 * time.Microsecond
+	busyGap  = 200 * time.Microsecond // between two reads, at most, if the channel is busy
+	busyFew  = 8                      // messages that are worth waiting for more
+	busySize = 512                    // bytes in a large message at least, on average
+	busyNap  = 60 * time.Microsecond
 )
 
 // moderate waits a moment if the last messages were large, and came few at a time and fast. Who was woken by them runs first: the nap
