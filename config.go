@@ -111,7 +111,7 @@ func (c *Config) client(server string) *anyconnect.Dialer {
 	return &anyconnect.Dialer{
 		Server: server, Prompter: c.prompter(), Cookie: c.Cookie, TLS: c.TLS, Pins: c.Pins,
 		Dial: c.Dial, DialUDP: c.DialUDP, Resolve: c.Resolve,
-		NoDTLS: c.NoDTLS, Compress: c.Compress, MTU: c.MTU, DPD: c.DPD, ReconnectTimeout: c.ReconnectTimeout,
+		NoDTLS: c.NoDTLS, Compress: c.Compress, Batch: c.Device != nil, MTU: c.MTU, DPD: c.DPD, ReconnectTimeout: c.ReconnectTimeout,
 		UserAgent: c.UserAgent, OS: c.OS, Hostname: c.Hostname, Logger: c.Logger,
 	}
 }

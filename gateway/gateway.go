@@ -413,7 +413,7 @@ func (s *Server) Serve(ln net.Listener, udp *net.UDPConn) error {
 	}
 	s.serving = true
 	if udp != nil {
-		l, err := dtls.Listen(udp, dtls.ListenerConfig{Lookup: s.offers.lookup, Logger: s.log})
+		l, err := dtls.Listen(udp, dtls.ListenerConfig{Lookup: s.offers.lookup, Batch: s.cfg.Device != nil, Logger: s.log})
 		if err != nil {
 			s.mu.Unlock()
 			ln.Close()

@@ -57,6 +57,8 @@ type Dialer struct {
 
 	// NoDTLS keeps the session on TLS. Compress offers LZ4 and LZS.
 	NoDTLS, Compress bool
+	// Batch is dtls.Config.Batch.
+	Batch bool
 	// MTU limits the size of inner packets in bytes. Zero takes the gateway's.
 	MTU int
 	// DPD overrides the gateway's interval of dead peer detection.

@@ -506,6 +506,7 @@ func (s *Session) offerOf(reply *wire.ConnectReply, req *wire.ConnectRequest, le
 			MTU: lease.MTU, BaseMTU: lease.BaseMTU,
 			IPv6:   slices.ContainsFunc(lease.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() }),
 			Beat:   s.beat(cmp.Or(lease.DTLSDPD, lease.DPD), lease.DTLSKeepalive, lease.DTLSRekey),
+			Batch:  s.dialer.Batch,
 			Logger: s.dialer.logger(),
 		},
 	}

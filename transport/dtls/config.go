@@ -83,6 +83,10 @@ type Config struct {
 	// to send, and reaches the gateway later and all at once.
 	Burst int
 
+	// Batch lets small datagrams come together under load as large ones do. Where they are acknowledgements for the TCP of another
+	// kernel, such as behind a device, that saves much of the work; a TCP inside the program is slowed by it.
+	Batch bool
+
 	// HandshakeTimeout bounds the handshake. 0 means 12 s.
 	HandshakeTimeout time.Duration
 

@@ -40,7 +40,7 @@ func dial(ctx context.Context, conn net.Conn, cfg Config) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	ch, err := channelOver(conn, cfg.Burst, maxPlain, cfg.linger())
+	ch, err := channelOver(conn, cfg.Burst, maxPlain, cfg.Batch, cfg.linger())
 	if err != nil {
 		return nil, fmt.Errorf("dtls: %w", err)
 	}

@@ -21,6 +21,7 @@ type intake struct {
 	land  *landing
 	lands *sync.Pool // of *landing that suit this intake
 	named bool
+	batch bool // wait for small datagrams too
 
 	got, at int // messages received, and the next one to look at
 	rest    []byte
@@ -28,9 +29,10 @@ type intake struct {
 	from    netip.AddrPort
 	local   netip.Addr
 
-	errno syscall.Errno
-	last  time.Time // when wait was called last
-	fn    func(fd uintptr) bool
+	errno  syscall.Errno
+	last   time.Time // when wait was called last
+	streak int       // how many reads in a row brought little and came fast
+	fn     func(fd uintptr) bool
 }
 
 // A landing is memory for the messages of one system call.
@@ -86,28 +88,31 @@ func (l *landing) prepare(named bool) {
 // Moderation of the wake-ups under load, as network cards have it. A peer that sends one datagram at a time would have the reader,
 // and everybody behind it, woken for each. When large datagrams come in quick succession and few at a time, the reader
 // lets some more arrive. That doubled the rate of downloads from ocserv on two cores. Small datagrams are acknowledgements and
-// the like, which somebody may be waiting for.
+// the like: a netstack inside the program is waiting for them, and without it they have to come fast for longer.
 const (
-	busyGap  = 200 * time.Microsecond // between two reads, at most, if the channel is busy
-	busyFew  = 8                      // messages that are worth waiting for more
-	busySize = 512                    // bytes in a large message at least, on average
-	busyNap  = 60 * time.Microsecond
+	busyGap    = 200 * time.Microsecond // between two reads, at most, if the channel is busy
+	busyFew    = 8                      // messages that are worth waiting for more
+	busySize   = 512                    // bytes in a large message at least, on average
+	busyStreak = 4                      // reads one after another for which small messages are worth it
+	busyNap    = 60 * time.Microsecond
 )
 
-// moderate waits a moment if the last messages were large, and came few at a time and fast. Who was woken by them runs first: the nap
+// moderate waits a moment if the last messages were worth it, and came few at a time and fast. Who was woken by them runs first: the nap
 // would keep the processor from them.
 func (r *intake) moderate() {
 	now := time.Now()
 	busy := 0 < r.got && r.got < busyFew && now.Sub(r.last) < busyGap
 	r.last = now
 	if !busy {
+		r.streak = 0
 		return
 	}
+	r.streak++
 	size := 0
 	for i := range r.got {
 		size += int(r.land.msgs[i].len)
 	}
-	if size >= r.got*busySize {
+	if size >= r.got*busySize || r.batch && r.streak >= busyStreak {
 		runtime.Gosched()
 		nap.For(busyNap)
 		r.last = time.Now()
@@ -115,8 +120,8 @@ func (r *intake) moderate() {
 }
 
 // newIntake makes an intake. named says that the sender of each datagram is wanted.
-func newIntake(s *udpSocket, _ int, named bool) *intake {
-	r := &intake{sock: s, lands: &plainLandings, named: named}
+func newIntake(s *udpSocket, _ int, named, batch bool) *intake {
+	r := &intake{sock: s, lands: &plainLandings, named: named, batch: batch}
 	if s.gro {
 		r.lands = &segmentedLandings
 	}

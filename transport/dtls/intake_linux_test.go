@@ -54,7 +54,7 @@ func TestEmptyDatagrams(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := newIntake(s, maxPlain, false)
+	in := newIntake(s, maxPlain, false, false)
 	defer in.release()
 	sent := [][]byte{{}, []byte("one"), {}, {}, []byte("three"), {7}, {}}
 	for _, d := range sent {

@@ -63,6 +63,10 @@ type ListenerConfig struct {
 	// Burst is how many datagrams at most are handed to the network in one piece, 1 to 64. 0 means 8.
 	Burst int
 
+	// Batch lets small datagrams come together under load as large ones do. Where they are acknowledgements for the TCP of another
+	// kernel, such as behind a device, that saves much of the work; a TCP inside the program is slowed by it.
+	Batch bool
+
 	// Logger takes what happens to the channels, never a line for each packet or for each stranger. nil discards it.
 	Logger *slog.Logger
 }
@@ -148,7 +152,7 @@ func Listen(pc *net.UDPConn, cfg ListenerConfig) (*Listener, error) {
 	l := &Listener{
 		cfg: cfg, sock: sock, local: pc.LocalAddr(), log: cfg.Logger, pool: newBurstPool(),
 		flows: map[netip.AddrPort]flow{}, byIP: map[netip.Addr]map[*port]struct{}{}, ports: map[*port]struct{}{},
-		clients: map[string]*client{}, resting: list.New(), in: newIntake(sock, maxPlain, true), scratch: make([]byte, 0, maxDatagram),
+		clients: map[string]*client{}, resting: list.New(), in: newIntake(sock, maxPlain, true, cfg.Batch), scratch: make([]byte, 0, maxDatagram),
 		tokens: trialBurst, tokensAt: time.Now(),
 	}
 	if l.log == nil {

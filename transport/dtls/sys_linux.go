@@ -152,7 +152,7 @@ func (c connectedUDP) resume() { c.sock.conn.SetReadDeadline(time.Time{}) }
 func (c connectedUDP) close() error { return retire(c.sock.conn, c.linger) }
 
 // channelOver returns the fastest way to send and receive over conn.
-func channelOver(conn net.Conn, burst, size int, linger time.Duration) (channel, error) {
+func channelOver(conn net.Conn, burst, size int, batch bool, linger time.Duration) (channel, error) {
 	udp, ok := conn.(*net.UDPConn)
 	if !ok {
 		return newStreamless(conn, linger), nil
@@ -161,7 +161,7 @@ func channelOver(conn net.Conn, burst, size int, linger time.Duration) (channel,
 	if err != nil {
 		return nil, err
 	}
-	return connectedUDP{intake: newIntake(s, size, false), sock: s, linger: linger}, nil
+	return connectedUDP{intake: newIntake(s, size, false, batch), sock: s, linger: linger}, nil
 }
 
 // wantLocal asks for the local address of each datagram, so that answers come from the address that the peer knows.

@@ -14,7 +14,7 @@ type burstSys struct{}
 
 func (burstSys) init(int) {}
 
-func channelOver(conn net.Conn, _, _ int, linger time.Duration) (channel, error) {
+func channelOver(conn net.Conn, _, _ int, _ bool, linger time.Duration) (channel, error) {
 	return newStreamless(conn, linger), nil
 }
 
@@ -58,7 +58,7 @@ type intake struct {
 	local netip.Addr
 }
 
-func newIntake(s *udpSocket, _ int, _ bool) *intake {
+func newIntake(s *udpSocket, _ int, _, _ bool) *intake {
 	return &intake{sock: s, buf: make([]byte, maxDatagram)}
 }
 
