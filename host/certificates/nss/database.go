@@ -15,14 +15,12 @@
 package nss
 
 import (
-	"bytes"
+	"crypto/x509"
 	"encoding/asn1"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/big"
-
-	"crypto/x509"
 
 	"culvert.example/vpn/host/certificates/sqlite"
 )
@@ -125,12 +123,12 @@ const (
 )
 
 // null is what NSS writes for an attribute that is there and empty.
-var null = []byte{0xa5, 0x00, 0x5a}
+const null = "\xa5\x00\x5a"
 
 // attribute returns the value of an attribute, nil if the object lacks it.
 func attribute(t *sqlite.Table, row sqlite.Row, name string) []byte {
 	b := row.Blob(t.Column(name))
-	if bytes.Equal(b, null) {
+	if string(b) == null {
 		return nil
 	}
 	return b
