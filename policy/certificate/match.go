@@ -20,6 +20,8 @@ type Candidate struct {
 	Place string
 	// NoKey says why its private key cannot be used, "" if it can, as far as is known.
 	NoKey string
+	// Excluded is why its store may not be used for client certificates; the zero value says that it may. See [Use.Refusal].
+	Excluded Refusal
 }
 
 // A Refusal is one reason not to use a certificate.
@@ -55,6 +57,9 @@ func Judge(c Candidate, rules *profile.CertificateMatch, now time.Time) []Refusa
 		all = append(all, Refusal{setting, fmt.Sprintf(format, args...)})
 	}
 	cert := c.Certificate
+	if c.Excluded.Reason != "" {
+		all = append(all, c.Excluded)
+	}
 	if c.NoKey != "" {
 		add("", "%s", c.NoKey)
 	}

@@ -209,6 +209,14 @@ func TestJudge(t *testing.T) {
 		got[0].Reason != "it has no key" || !strings.Contains(got[1].Reason, "expired on") {
 		t.Errorf("without a key and expired: %v", got)
 	}
+	excluded := certificate.Use{Reason: "CertificateStoreLinux is Machine", Setting: "CertificateStoreLinux", Document: "profile"}.Refusal()
+	if got := certificate.Judge(certificate.Candidate{Certificate: user.Certificate, Excluded: excluded}, nil, time.Now()); len(got) != 1 ||
+		got[0].String() != "CertificateStoreLinux: its store is left out: CertificateStoreLinux is Machine" {
+		t.Errorf("from a store that is left out: %v", got)
+	}
+	if (certificate.Use{Allowed: true, Reason: "nothing excludes it"}).Refusal() != (certificate.Refusal{}) {
+		t.Error("a store that may be used refuses")
+	}
 	if got := certificate.Judge(certificate.Candidate{Certificate: user.Certificate}, nil, time.Now().Add(-2*time.Hour)); len(got) != 1 || !strings.Contains(got[0].Reason, "valid only from") {
 		t.Errorf("not valid yet: %v", got)
 	}

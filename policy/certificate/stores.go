@@ -43,6 +43,14 @@ type Use struct {
 	Document string `json:"document,omitempty"`
 }
 
+// Refusal returns the reason for certificates of the store, the zero value if it may be used.
+func (u Use) Refusal() Refusal {
+	if u.Allowed {
+		return Refusal{}
+	}
+	return Refusal{u.Setting, "its store is left out: " + u.Reason}
+}
+
 // A Store is a store of the system with what it may be used for.
 type Store struct {
 	Kind Kind `json:"kind"`
