@@ -132,9 +132,11 @@ func (v *certificateView) open(getenv func(string) string) error {
 	}
 
 	in := certificate.Situation{System: runtime.GOOS, Administrator: os.Geteuid() == 0}
-	options := certificates.Options{Getenv: getenv, Root: v.root, ReadMachine: func(path string) ([]byte, error) {
-		return document.ReadFile(path, true)
-	}}
+	options := certificates.Options{Getenv: getenv, Root: v.root}
+	if v.root == "" {
+		// Below a root, the owners of files are not those of this machine.
+		options.ReadMachine = func(path string) ([]byte, error) { return document.ReadFile(path, true) }
+	}
 	for _, s := range certificate.Stores(in, v.effective.Settings(), v.policy) {
 		v.stores = append(v.stores, openedStore{s, certificates.Open(certificates.Kind(s.Kind), options)})
 	}

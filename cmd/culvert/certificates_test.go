@@ -102,6 +102,7 @@ func TestCertificateFormats(t *testing.T) {
 	middle := sign(t, "middle", "", time.Hour, true, root)
 	save(t, 0o600, root.pem(), in("root.pem"))
 	save(t, 0o600, middle.pem()+root.pem(), in("chain.pem"))
+	save(t, 0o600, sign(t, "other", "", time.Hour, false, nil).keyPEM(t), in("other.key"))
 	for _, key := range []struct{ name, make string }{{"ec", "EC -pkeyopt ec_paramgen_curve:P-384"}, {"rsa", "RSA -pkeyopt rsa_keygen_bits:2048"}} {
 		openssl(append(append([]string{"genpkey", "-algorithm"}, strings.Fields(key.make)...), "-out", in(key.name+".key"))...)
 		save(t, 0o600, middle.keyPEM(t), in("middle.key"))
@@ -155,8 +156,7 @@ func TestCertificateFormats(t *testing.T) {
 			{"legacy.p12", "", "wrong", 1, "the passphrase is wrong"},
 			{"des.p12", "", "right", 1, ""},
 			{"empty.p12", "", "", 0, ""},
-			{"nss.p12", "", "right", 1, ""},
-			{"nss.p12", "", "wrong", 1, "the passphrase is wrong"},
+			{"nss.p12", "", "right", 1, "convert it with openssl pkcs12"},
 			{"ordered.pem", key.name + ".key", "", 0, ""},
 			{"ordered.pem", "traditional.key", "", 0, ""},
 			{"ordered.pem", "pbes2.key", "right", 1, ""},
@@ -166,7 +166,7 @@ func TestCertificateFormats(t *testing.T) {
 			{"ordered.pem", "pbes1.key", "right", 1, "not supported"},
 			{"ordered.pem", "old.key", "right", 0, "openssl pkcs8 -topk8"},
 			{"reversed.pem", "", "", 0, ""},
-			{"ordered.pem", "middle.key", "", 0, "does not belong to"},
+			{"ordered.pem", "other.key", "", 0, "does not belong to"},
 		} {
 			asked = 0
 			file := ""
@@ -203,6 +203,124 @@ func TestCertificateFormats(t *testing.T) {
 		cancelled := errors.New("cancelled")
 		if _, err := loadCertificate(in("modern.p12"), "", func() (string, error) { return "", cancelled }); !errors.Is(err, cancelled) {
 			t.Errorf("cancelled: %v", err)
+		}
+	}
+}
+
+// The whole command on an image of a machine: documents, PEM directories and Firefox.
+func TestCertificates(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("the places are those of Linux")
+	}
+	image := t.TempDir()
+	corp := sign(t, "Corp CA", "", 100*24*time.Hour, true, nil)
+	save(t, 0o644, corp.pem(), image, "opt/.cisco/certificates/ca/corp.pem")
+	user := image + "/home/alice/.cisco/certificates/client/"
+	put := func(name string, c *signed) {
+		t.Helper()
+		save(t, 0o644, c.pem(), user, name+".pem")
+		save(t, 0o600, c.keyPEM(t), user, "private", name+".key")
+	}
+	put("expired", sign(t, "alice-old", "VPN", -time.Hour, false, corp))
+	put("mail", sign(t, "alice-mail", "Mail", 90*24*time.Hour, false, corp))
+	put("short", sign(t, "alice-short", "VPN", 5*24*time.Hour, false, corp))
+	put("long", sign(t, "alice\x1b[2J", "VPN", 20*24*time.Hour, false, corp))
+	save(t, 0o644, sign(t, "keyless", "VPN", 80*24*time.Hour, false, corp).pem(), user, "keyless.pem")
+	firefox := filepath.Join(image, "home/alice/.mozilla/firefox")
+	save(t, 0o644, "[Profile0]\nName=default\nIsRelative=1\nPath=p\nDefault=1\n", firefox, "profiles.ini")
+	password := save(t, 0o600, "\n", firefox, "p/password")
+	db := "sql:" + filepath.Join(firefox, "p")
+	runTool(t, "libnss3-tools", "certutil", "-N", "-d", db, "-f", password)
+	runTool(t, "libnss3-tools", "certutil", "-A", "-d", db, "-f", password, "-n", "Firefox CA", "-t", "C,,", "-a", "-i",
+		save(t, 0o644, sign(t, "Firefox CA", "", time.Hour, true, nil).pem(), image, "firefox.pem"))
+	runTool(t, "libnss3-tools", "pk12util", "-d", db, "-k", password, "-W", "x", "-i", func() string {
+		c := sign(t, "alice-firefox", "VPN", 60*24*time.Hour, false, corp)
+		both := save(t, 0o600, c.pem()+c.keyPEM(t), image, "both.pem")
+		runTool(t, "openssl", "openssl", "pkcs12", "-export", "-in", both, "-passout", "pass:x", "-name", "alice-firefox", "-out", image+"/f.p12")
+		return image + "/f.p12"
+	}())
+	profileFile := save(t, 0o644, `<AnyConnectProfile xmlns="http://schemas.xmlsoap.org/encoding/"><ClientInitialization>
+		<CertificateMatch><DistinguishedName><DistinguishedNameDefinition><Name>OU</Name><Pattern>VPN</Pattern></DistinguishedNameDefinition></DistinguishedName></CertificateMatch>
+		<CertificateEnrollment><CertificateExpirationThreshold>30</CertificateExpirationThreshold></CertificateEnrollment>
+		</ClientInitialization></AnyConnectProfile>`, image, "corp.xml")
+	policyFile := save(t, 0o644, `<AnyConnectLocalPolicy xmlns="http://schemas.xmlsoap.org/encoding/" acversion="5.1">
+		<ExcludeFirefoxNSSCertStore>true</ExcludeFirefoxNSSCertStore></AnyConnectLocalPolicy>`, image, "policy.xml")
+	run := func(args ...string) result {
+		t.Helper()
+		return culvertEnv(t, "", map[string]string{"HOME": "/home/alice"}, append([]string{"certificates", "--root", image}, args...)...)
+	}
+	contains := func(what, text string, parts ...string) {
+		t.Helper()
+		for _, part := range parts {
+			if !strings.Contains(text, part) {
+				t.Errorf("%s lacks %q:\n%s", what, part, text)
+			}
+		}
+	}
+
+	// By default the Firefox store counts (D735), and its certificate expires last.
+	r := run("match")
+	if r.code != exitOK {
+		t.Fatalf("match: status %d: %s", r.code, r.stderr)
+	}
+	contains("match", r.out, "CHOSEN: CN=alice-mail", "may be used: CN=alice-firefox", "its private key is not there", "it expired on")
+	r = run("match", "--profile", profileFile)
+	contains("match with a profile", r.out, "CHOSEN: CN=alice-firefox", "because AutomaticCertSelection is true, and it expires last",
+		"warning: it expires in 4 days", `DistinguishedName: OU of its subject must be "VPN", and it is "Mail"`)
+	r = run("match", "--profile", profileFile, "--local-policy", policyFile)
+	contains("match with a profile and a local policy", r.out, "because AutomaticCertSelection", "refused: CN=alice-firefox",
+		"ExcludeFirefoxNSSCertStore: its store is left out: ExcludeFirefoxNSSCertStore is true")
+	if strings.Contains(r.out, "\x1b") {
+		t.Errorf("an escape sequence of a certificate reaches the terminal: %q", r.out)
+	}
+
+	r = run("list", "--local-policy", policyFile)
+	contains("list", r.out, "Local policy: "+policyFile, "firefox is not used for gateways: ExcludeFirefoxNSSCertStore is true (local policy)",
+		"pem-machine authority: CN=Corp CA", "firefox authority: CN=Firefox CA", "system is not used for client certificates: it holds authorities only")
+
+	var list struct {
+		Stores []struct {
+			Kind               string
+			Servers, Clients   struct{ Allowed bool }
+			Authorities        []struct{ Subject string }
+			ClientCertificates []struct{ SHA1 string }
+		}
+	}
+	r = run("list", "--json")
+	if err := json.Unmarshal([]byte(r.out), &list); err != nil || len(list.Stores) != 4 || !list.Stores[3].Servers.Allowed ||
+		len(list.Stores[1].Authorities) != 1 || len(list.Stores[2].ClientCertificates) != 5 {
+		t.Errorf("list --json: %v: %s", err, r.out)
+	}
+	var choice struct {
+		Chosen  *struct{ Subject string }
+		Refused []struct {
+			Refusals []struct{ Setting, Reason string }
+		}
+		Accepted []struct {
+			Expiry struct {
+				Days int
+				Warn bool
+			}
+		}
+	}
+	r = run("match", "--json", "--profile", profileFile)
+	if err := json.Unmarshal([]byte(r.out), &choice); err != nil || choice.Chosen == nil || !strings.Contains(choice.Chosen.Subject, "alice-firefox") ||
+		len(choice.Accepted) != 3 || len(choice.Refused) != 3 || choice.Accepted[2].Expiry.Days != 4 || !choice.Accepted[2].Expiry.Warn {
+		t.Errorf("match --json: %v: %s", err, r.out)
+	}
+
+	none := save(t, 0o644, `<AnyConnectProfile xmlns="http://schemas.xmlsoap.org/encoding/"><ClientInitialization><CertificateMatch>
+		<DistinguishedName><DistinguishedNameDefinition><Name>O</Name><Pattern>X</Pattern></DistinguishedNameDefinition></DistinguishedName></CertificateMatch>
+		</ClientInitialization></AnyConnectProfile>`, image, "none.xml")
+	if r = run("match", "--profile", none); r.code != exitFailed || !strings.Contains(r.stderr, "none of 6 client certificates may be used by the CertificateMatch of none.xml") {
+		t.Errorf("nothing matches: status %d: %s", r.code, r.stderr)
+	}
+	if r = culvertEnv(t, "", nil, "certificates", "match", "--root", t.TempDir()); r.code != exitFailed || !strings.Contains(r.stderr, "no client certificate in any store") {
+		t.Errorf("nothing there: status %d: %s", r.code, r.stderr)
+	}
+	for _, args := range [][]string{{"list", "--profile", image + "/missing"}, {"list", "--local-policy", image + "/missing"}, {"match", "--profile", policyFile}, {"list", "x"}} {
+		if r = run(args...); r.code != exitUsage {
+			t.Errorf("%q: status %d: %s", args, r.code, r.stderr)
 		}
 	}
 }
