@@ -40,7 +40,9 @@ func handshake(t *testing.T, server tls.Certificate, cfg *tls.Config) (tls.Conne
 			return
 		}
 		defer b.Close()
-		conn := tls.Server(b, &tls.Config{Certificates: []tls.Certificate{server}, SessionTicketKey: [32]byte{1}})
+		cfg := &tls.Config{Certificates: []tls.Certificate{server}}
+		cfg.SetSessionTicketKeys([][32]byte{{1}}) // the same for all connections, so that sessions can be resumed
+		conn := tls.Server(b, cfg)
 		if conn.Handshake() == nil {
 			conn.Write([]byte("x"))
 		}
