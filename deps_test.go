@@ -35,6 +35,7 @@ var arrows = map[string]string{
 	"policy/profile":           "policy/document",
 	"policy/local":             "policy/document",
 	"policy/preferences":       "policy/document",
+	"policy/certificate":       "policy/local policy/profile transport",
 	"transport":                "packet",
 	"transport/wire":           "",
 	"transport/liveness":       "",
@@ -68,6 +69,10 @@ var arrows = map[string]string{
 	"internal/resolved":   "internal/netns",
 	"internal/netns":      "",
 	"internal/ocserv":     "internal/netns",
+
+	"host/certificates":        "host/certificates/nss host/certificates/sqlite",
+	"host/certificates/nss":    "host/certificates/sqlite",
+	"host/certificates/sqlite": "",
 }
 
 // owners names the one package that may import an outside dependency, by a prefix of its import path.

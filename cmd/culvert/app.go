@@ -50,6 +50,7 @@ network device, and is such a gateway itself. Begin with "culvert demo".
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "print nothing but errors")
 	flags.CountVarP(&a.verbose, "verbose", "v", "print what happens; twice prints more")
 	root.AddCommand(a.demo(), a.proxy(), a.connect(), a.serve(), a.sessions(), a.versionCommand())
+	root.AddCommand(a.certificates())
 	return root
 }
 

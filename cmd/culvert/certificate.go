@@ -9,9 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/youmark/pkcs8"
 	"software.sslmate.com/src/go-pkcs12"
+
+	"culvert.example/vpn/host/certificates"
 )
 
 // loadCertificate reads a certificate chain and its private key. The key may be in the file of the certificate, in PEM or
@@ -111,6 +114,10 @@ func loadPKCS12(file string, b []byte, passphrase func() (string, error)) (tls.C
 	if errors.Is(err, pkcs12.ErrIncorrectPassword) {
 		return tls.Certificate{}, fmt.Errorf("%s: the passphrase is wrong", file)
 	}
+	if err != nil && strings.Contains(err.Error(), "indefinite length") {
+		// The package reads DER only, and its error has no type.
+		return tls.Certificate{}, fmt.Errorf("%s is PKCS#12 in BER, as Firefox writes it, which is not supported: convert it with openssl pkcs12 -in %s -out FILE.pem", file, file)
+	}
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("%s is neither PEM nor PKCS#12 with one key: %w", file, err)
 	}
@@ -121,15 +128,30 @@ func loadPKCS12(file string, b []byte, passphrase func() (string, error)) (tls.C
 	return cert, checkPair(&cert, file, file)
 }
 
-// checkPair reports a key that is not the one of the certificate.
+// checkPair reports a key that is not the one of the certificate. If it is the one of another certificate in the file, such as
+// where the authority stands in front, the chain is put in order.
 func checkPair(cert *tls.Certificate, certFile, keyFile string) error {
 	signer, ok := cert.PrivateKey.(crypto.Signer)
 	if !ok {
 		return fmt.Errorf("%s: a key of this kind cannot sign", keyFile)
 	}
 	pub, ok := signer.Public().(interface{ Equal(crypto.PublicKey) bool })
-	if !ok || !pub.Equal(cert.Leaf.PublicKey) {
+	if ok && pub.Equal(cert.Leaf.PublicKey) {
+		return nil
+	}
+	var all []*x509.Certificate
+	for _, der := range cert.Certificate {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			all = append(all, c)
+		}
+	}
+	chain := certificates.Arrange(signer.Public(), all)
+	if chain == nil {
 		return fmt.Errorf("the key in %s does not belong to the certificate in %s", keyFile, certFile)
+	}
+	cert.Leaf, cert.Certificate = chain[0], nil
+	for _, c := range chain {
+		cert.Certificate = append(cert.Certificate, c.Raw)
 	}
 	return nil
 }
