@@ -1,6 +1,6 @@
 .PHONY: build test race lint cross fuzz bench benchstat
 
-PACKAGES = ./... ./cmd/culvert/...
+PACKAGES = ./... ./cmd/culvert/... ./examples/tray/...
 export CGO_ENABLED = 0
 
 build: ## the command, static, into bin/

@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// packageDirs returns the directories of the module that hold Go files, with those files, tests left out.
+// packageDirs returns the directories that hold Go files, with those files, tests left out: those of the module, and of the others
+// that go.work joins with it. The modules below tools are there to build programs of others.
 func packageDirs(t *testing.T) map[string][]string {
 	t.Helper()
 	dirs := map[string][]string{}
@@ -23,7 +24,7 @@ func packageDirs(t *testing.T) map[string][]string {
 			if path != "." && (strings.HasPrefix(name, ".") || name == "testdata") {
 				return filepath.SkipDir
 			}
-			if _, err := os.Stat(filepath.Join(path, "go.mod")); path != "." && err == nil && !strings.HasPrefix(path, "cmd") {
+			if _, err := os.Stat(filepath.Join(path, "go.mod")); err == nil && strings.HasPrefix(path, "tools") {
 				return filepath.SkipDir
 			}
 			return nil

@@ -1,0 +1,310 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"culvert.example/vpn/gateway/gatewaytest"
+	"culvert.example/vpn/policy/preferences"
+	"culvert.example/vpn/policy/profile"
+	"culvert.example/vpn/transport/login"
+)
+
+func listen(t *testing.T) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// A stage is a view, a notifier and an asker that remember.
+type stage struct {
+	mu     sync.Mutex
+	models []model
+	notes  []string
+	asked  []string
+	answer func(f *login.Form) error
+}
+
+func (s *stage) show(m model, _ time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.models = append(s.models, m)
+}
+
+func (s *stage) notify(n notice) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.notes = append(s.notes, n.title+" "+n.body)
+}
+
+func (s *stage) last() model {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.models) == 0 {
+		return model{}
+	}
+	return s.models[len(s.models)-1]
+}
+
+func (s *stage) heard(text string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.notes, func(n string) bool { return strings.Contains(n, text) })
+}
+
+type stageAsker struct{ *stage }
+
+func (s stageAsker) Answer(_ context.Context, f *login.Form) error { return s.answer(f) }
+func (s stageAsker) confirm(_ context.Context, _, text string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked = append(s.asked, text)
+	return nil
+}
+func (stageAsker) show(context.Context, string, string) error { return nil }
+func (stageAsker) again()                                     {}
+
+// wait waits for a state of the app.
+func (s *stage) wait(t *testing.T, what string, ok func(model) bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !ok(s.last()); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited for %s: %+v", what, s.last())
+		}
+	}
+}
+
+// newStage starts an app against a gateway.
+func newStage(t *testing.T, change func(a *app)) (*stage, *app) {
+	t.Helper()
+	d, err := startDemo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.gateway.Close() })
+	p, err := d.profile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := listen(t)
+	s := &stage{answer: func(f *login.Form) error {
+		return login.Fixed{Username: gatewaytest.User, Password: gatewaytest.Password}.Answer(t.Context(), f)
+	}}
+	a := newApp(hostsOf(p, p.Hosts()), &choices{profile: p, prefs: preferences.New()}, l.Addr().String())
+	a.config, a.view, a.notes, a.asker = d.config(), s, s, stageAsker{s}
+	if change != nil {
+		change(a)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- a.run(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return s, a
+}
+
+func isUp(m model) bool   { return m.state == connected }
+func isDown(m model) bool { return m.state == disconnected }
+
+func TestConnectOnStart(t *testing.T) {
+	s, a := newStage(t, func(a *app) {
+		if err := a.prefs.prefs.SetControl(settingConnectOnStart, "true"); err != nil {
+			t.Fatal(err)
+		}
+		a.message = "the rules"
+	})
+	s.wait(t, "the tunnel", isUp)
+	a.do(cmdConnect + "1") // there is one already
+	a.do(cmdConnect + "99")
+	a.do(cmdConnect + "x")
+	a.do("no such command")
+	if got := s.last().host; got != "Demonstration" || !slices.Equal(s.asked, []string{"the rules"}) {
+		t.Errorf("connected to %q after %q", got, s.asked)
+	}
+	a.do(cmdDisconnect)
+	s.wait(t, "the end", isDown)
+	if m := s.last(); m.problem != "" || m.attention() {
+		t.Errorf("what the user wanted is a problem: %q", m.problem)
+	}
+	a.do(cmdQuit)
+	<-a.stopped
+	a.do(cmdConnect + "0") // nobody is there, which keeps nobody waiting
+}
+
+func TestFailures(t *testing.T) {
+	s, a := newStage(t, nil)
+	a.do(cmdConnect + "2")
+	s.wait(t, "the failure", func(m model) bool { return isDown(m) && m.problem != "" })
+	if m := s.last(); !m.attention() || strings.Contains(m.problem, "vpn dial") {
+		t.Errorf("the problem is %q", m.problem)
+	}
+	if !s.heard("No tunnel to Nobody there") {
+		t.Errorf("the notices are %q", s.notes)
+	}
+
+	// An account is locked by wrong answers: no other gateway is tried with the same.
+	asked := 0
+	s.mu.Lock()
+	s.answer = func(f *login.Form) error {
+		asked++
+		return errDeclined
+	}
+	s.mu.Unlock()
+	a.do(cmdConnect + "1")
+	s.wait(t, "the question", func(m model) bool { return m.host == "Demonstration, by its backup" && isDown(m) })
+	if m := s.last(); m.problem != "" || asked != 1 {
+		t.Errorf("asked %d times, problem %q", asked, m.problem)
+	}
+
+	// To give up while a question is open is no failure either.
+	s.mu.Lock()
+	hold := make(chan struct{})
+	s.answer = func(f *login.Form) error {
+		<-hold
+		return errors.New("too late")
+	}
+	s.mu.Unlock()
+	a.do(cmdConnect + "0")
+	s.wait(t, "the question", func(m model) bool { return m.asking })
+	a.do(cmdDisconnect)
+	close(hold)
+	s.wait(t, "the end", isDown)
+	if m := s.last(); m.problem != "" || m.asking {
+		t.Errorf("problem %q, asking %v", m.problem, m.asking)
+	}
+}
+
+func TestReconnectOff(t *testing.T) {
+	s, a := newStage(t, nil)
+	a.do(cmdPreference + settingReconnect)
+	a.do(cmdPreference + preferences.BlockUntrustedServers) // nothing can be done about that one
+	a.do(cmdConnect + "0")
+	s.wait(t, "the tunnel", isUp)
+	for _, b := range s.last().boxes {
+		if want := b.setting == preferences.BlockUntrustedServers; b.checked != want && b.setting != "LocalLanAccess" && b.setting != "MinimizeOnConnect" {
+			t.Errorf("%s is %v", b.setting, b.checked)
+		}
+	}
+	got := make(chan time.Duration, 1)
+	a.post(func() { got <- a.configFor(a.hosts[0]).ReconnectTimeout })
+	if d := <-got; d != time.Second {
+		t.Errorf("it would try for %v", d)
+	}
+}
+
+func TestExpiry(t *testing.T) {
+	m := up("tls")
+	m.status.Expires = noon.Add(time.Hour)
+	a := &app{m: m}
+	for at, want := range map[time.Time]bool{noon: false, noon.Add(49 * time.Minute): false, noon.Add(51 * time.Minute): true} {
+		if a.expires(at); a.m.expiring != want {
+			t.Errorf("at %v: %v", at, a.m.expiring)
+		}
+	}
+	a.m.status.Expires = time.Time{}
+	if a.expires(noon); a.m.expiring {
+		t.Error("a session without end expires")
+	}
+}
+
+func TestCycle(t *testing.T) {
+	var got []faults
+	a := &app{step: time.Second, cycleFrom: noon, faulty: recorder(func(f faults) { got = append(got, f) })}
+	a.m.faults = &faults{cycling: true}
+	for s := range 9 {
+		a.cycle(noon.Add(time.Duration(s) * time.Second))
+	}
+	want := []faults{{udp: true}, {udp: true, all: true}, {}, {udp: true}, {udp: true, all: true}, {}}
+	for i := range want {
+		want[i].cycling = true
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %+v", got)
+	}
+}
+
+type recorder func(f faults)
+
+func (r recorder) set(f faults) { r(f) }
+func (recorder) end()           {}
+
+func TestChoicesAreSaved(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "preferences.xml")
+	c := &choices{prefs: preferences.New(), path: path}
+	if !c.on(settingReconnect) || c.on(settingConnectOnStart) {
+		t.Error("the defaults are not those of the table")
+	}
+	if err := c.toggle(settingConnectOnStart); err != nil {
+		t.Fatal(err)
+	}
+	saved, err := preferences.Load(path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, ok := saved.Control(settingConnectOnStart); !ok || v != "true" {
+		t.Errorf("saved is %q", v)
+	}
+	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != preferences.UserMode {
+		t.Errorf("%v, %v", fi.Mode(), err)
+	}
+}
+
+func TestFindHosts(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("XDG_CONFIG_HOME", filepath.Join(t.TempDir(), "config"))
+	d, err := profile.New(profile.NewOptions{Name: "corp", Hosts: []profile.Host{
+		{Name: "North", Address: "north.example.com", UserGroup: "staff", Backups: []string{"south.example.com:8443"}},
+		{Name: "IKE", Address: "ike.example.com", Protocol: "IPsec"},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "corp.xml")
+	if err := d.Save(file); err != nil {
+		t.Fatal(err)
+	}
+	hosts, err := findHosts(&options{profile: file, servers: []string{"https://u:p@vpn.example.com/x?y"}}, &choices{prefs: preferences.New()})
+	if err != nil || len(hosts) != 3 {
+		t.Fatal(hosts, err)
+	}
+	if h := hosts[0]; h.name != "vpn.example.com/x" || h.servers[0] != "https://u:p@vpn.example.com/x?y" {
+		t.Errorf("%+v", h)
+	}
+	if h := hosts[1]; h.name != "North" || !slices.Equal(h.servers, []string{"https://north.example.com/staff", "south.example.com:8443"}) || h.refusal != "" {
+		t.Errorf("%+v", h)
+	}
+	if h := hosts[2]; h.refusal == "" {
+		t.Errorf("%+v", h)
+	}
+	if _, err := findHosts(&options{}, &choices{prefs: preferences.New()}); err == nil || !strings.Contains(err.Error(), "--demo") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestParse(t *testing.T) {
+	for args, want := range map[string]string{
+		"--demo https://x": "--demo", "--demo --profile x": "--demo", "--demo-step 1ms": "--demo-step", "--nonsense": "nonsense", "--demo": "",
+	} {
+		var usage strings.Builder
+		_, err := parse(strings.Fields(args), &usage)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", args, err)
+		}
+	}
+}

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"culvert.example/vpn/gateway/gatewaytest"
+	"culvert.example/vpn/policy/preferences"
+)
+
+// TestConsole uses the program at a terminal, which is a pipe here.
+func TestConsole(t *testing.T) {
+	in, type_, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := startDemo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.gateway.Close()
+	p, err := d.profile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := listen(t)
+	a := newApp(hostsOf(p, p.Hosts()), &choices{profile: p, prefs: preferences.New()}, l.Addr().String())
+	a.config, a.message = d.config(), "the rules"
+	c := newConsole(in, out)
+	a.view, a.notes, a.asker = c, c, consoleAsker{c}
+	script := "help\nconnect nowhere\nhosts\nconnect 3\nn\nconnect demonstration\n" + gatewaytest.User + "\n" + gatewaytest.Password + "\nstats\nbanner\ndisconnect\nquit\n"
+	if _, err := io.WriteString(type_, script); err != nil {
+		t.Fatal(err)
+	}
+	commands := make(chan struct{})
+	go func() {
+		c.commands(a)
+		close(commands)
+	}()
+	ended := make(chan error, 1)
+	go func() {
+		err := a.run(t.Context(), l)
+		out.Close()
+		ended <- err
+	}()
+	said := make(chan string, 1)
+	go func() {
+		b, _ := io.ReadAll(read)
+		said <- string(b)
+	}()
+	select {
+	case text := <-said:
+		at := 0
+		for _, s := range []string{
+			"connect HOST", "There is no such gateway", "1  Demonstration", "3  Nobody there", "the rules", "state: Disconnected", "state: Connecting",
+			"state: Connected to Demonstration", "Address: ", "Gateway: 127.0.0.1:", "Welcome to the <demonstration>", "state: Disconnected",
+		} {
+			i := strings.Index(text[at:], s)
+			if i < 0 {
+				t.Fatalf("no %q from %d on in:\n%s", s, at, text)
+			}
+			at += i
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("no end")
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	<-commands
+	in.Close()
+	type_.Close()
+	read.Close()
+}
