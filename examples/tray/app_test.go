@@ -103,7 +103,8 @@ func newStage(t *testing.T, change func(a *app)) (*stage, *app) {
 		return login.Fixed{Username: gatewaytest.User, Password: gatewaytest.Password}.Answer(t.Context(), f)
 	}}
 	a := newApp(hostsOf(p, p.Hosts()), &choices{profile: p, prefs: preferences.New()}, l.Addr().String())
-	a.config, a.view, a.notes, a.asker = d.config(), s, s, stageAsker{s}
+	a.config, a.view, a.notes, a.asker, a.faulty = d.config(), s, s, stageAsker{s}, d
+	a.m.faults = &faults{}
 	if change != nil {
 		change(a)
 	}
@@ -306,5 +307,23 @@ func TestParse(t *testing.T) {
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", args, err)
 		}
+	}
+}
+
+// TestFaults checks that the demonstration shows what it says.
+func TestFaults(t *testing.T) {
+	s, a := newStage(t, nil)
+	a.do(cmdConnect + "0")
+	s.wait(t, "DTLS", func(m model) bool { return m.symbol() == symbolDTLS && m.status.Path == "dtls" })
+	a.do(cmdFault + "udp")
+	s.wait(t, "TLS", func(m model) bool { return m.symbol() == symbolTLS })
+	a.do(cmdFault + "all")
+	s.wait(t, "the loss", func(m model) bool { return m.symbol() == symbolWaiting })
+	a.do(cmdFault + "all")
+	s.wait(t, "the return", func(m model) bool { return m.symbol() == symbolTLS && m.status.Reconnects == 1 })
+	a.do(cmdFault + "end")
+	s.wait(t, "the end", func(m model) bool { return m.symbol() == symbolAttention })
+	if m := s.last(); !strings.Contains(m.problem, "the demonstration is over") || *m.faults != (faults{}) {
+		t.Errorf("the problem is %q, the faults %+v", m.problem, *m.faults)
 	}
 }

@@ -209,7 +209,7 @@ func (m model) menu(now time.Time) []entry {
 		entries = append(entries, entry{id: "preferences", title: "Preferences", children: boxes})
 	}
 	if m.faults != nil {
-		entries = append(entries, entry{id: "faults", title: "Demonstration", children: []entry{
+		entries = append(entries, entry{id: "faults", title: "Network faults", children: []entry{
 			{id: cmdFault + "cycle", title: "Go through the states", check: true, checked: m.faults.cycling},
 			{id: cmdFault + "udp", title: "Block UDP", check: true, checked: m.faults.udp},
 			{id: cmdFault + "all", title: "Block everything", check: true, checked: m.faults.all},

@@ -322,13 +322,13 @@ func (p *panel) parse(layout []any) menuItem {
 	return m
 }
 
-// find returns the first visible entry whose label begins so.
-func (m menuItem) find(prefix string) (menuItem, bool) {
+// find returns the first visible entry with the label, of which the value behind ": " may be left out.
+func (m menuItem) find(label string) (menuItem, bool) {
 	for _, c := range m.children {
-		if c.visible && strings.HasPrefix(c.label, prefix) {
+		if c.visible && (c.label == label || strings.Contains(label, ": ") && strings.HasPrefix(c.label, label)) {
 			return c, true
 		}
-		if found, ok := c.find(prefix); ok {
+		if found, ok := c.find(label); ok {
 			return found, true
 		}
 	}
@@ -336,12 +336,12 @@ func (m menuItem) find(prefix string) (menuItem, bool) {
 }
 
 // entry waits for an entry of the menu.
-func (p *panel) entry(prefix string, ok func(menuItem) bool) menuItem {
+func (p *panel) entry(label string, ok func(menuItem) bool) menuItem {
 	p.t.Helper()
 	var m menuItem
-	eventually(p.t, "the entry "+prefix, func() bool {
+	eventually(p.t, "the entry "+label, func() bool {
 		var found bool
-		m, found = p.menu().find(prefix)
+		m, found = p.menu().find(label)
 		return found && ok(m)
 	})
 	return m
