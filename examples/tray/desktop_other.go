@@ -19,5 +19,7 @@ func (d *desktop) start(func(command string)) {}
 
 func (d *desktop) close() {}
 
+func (d *desktop) err() error { return nil }
+
 // notify implements notifier.
 func (d *desktop) notify(n notice) { d.logger.Info("notice", "title", n.title, "body", n.body) }

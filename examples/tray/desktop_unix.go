@@ -10,6 +10,7 @@ import (
 	"html"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -32,7 +33,8 @@ type desktop struct {
 	conn   *dbus.Conn
 	logger *slog.Logger
 	queue  chan notice
-	done   chan struct{}
+	done   chan struct{} // closed when start's goroutine has ended; nil if there is none
+	gone   atomic.Bool   // the bus has ended
 }
 
 // openDesktop connects to the session bus, without starting one. The caller closes the desktop.
@@ -53,7 +55,7 @@ func openDesktop(logger *slog.Logger) (*desktop, error) {
 	if err != nil {
 		return nil, fmt.Errorf("there is no D-Bus session bus, as every desktop has (%w)", err)
 	}
-	return &desktop{conn: conn, logger: logger, queue: make(chan notice, 16), done: make(chan struct{})}, nil
+	return &desktop{conn: conn, logger: logger, queue: make(chan notice, 16)}, nil
 }
 
 // hasTray waits for the part of the desktop that shows the icons of programs. It may start later than this program, at a login.
@@ -89,8 +91,10 @@ func (d *desktop) hasTray(ctx context.Context, wait time.Duration) error {
 	}
 }
 
-// start shows the notices, with their buttons' commands going to do, until close.
+// start shows the notices, with their buttons' commands going to do, until close. If the bus ends, as at the end of the user's
+// session, the command is to quit.
 func (d *desktop) start(do func(command string)) {
+	d.done = make(chan struct{})
 	go func() {
 		defer close(d.done)
 		d.run(do)
@@ -100,8 +104,18 @@ func (d *desktop) start(do func(command string)) {
 // close ends the desktop.
 func (d *desktop) close() {
 	close(d.queue)
-	<-d.done
+	if d.done != nil {
+		<-d.done
+	}
 	_ = d.conn.Close()
+}
+
+// err says that the desktop has ended before the program, if it has.
+func (d *desktop) err() error {
+	if d.gone.Load() {
+		return errors.New("the D-Bus session bus has ended")
+	}
+	return nil
 }
 
 // notify implements notifier. If the desktop hangs, what does not find room is only logged.
@@ -161,7 +175,9 @@ func (d *desktop) run(do func(command string)) {
 			open = append(open, shown{id, n.topic, n.command})
 		case s, ok := <-signals:
 			if !ok {
-				signals = nil // the bus is gone
+				signals = nil
+				d.gone.Store(true)
+				do(cmdQuit)
 				continue
 			}
 			var id uint32

@@ -153,10 +153,11 @@ func run(args []string) error {
 	a.notes = desk
 	desk.start(a.do)
 	defer desk.close()
-	return runTray(a.m, a.do, func(v view) error {
+	err = runTray(a.m, a.do, func(v view) error {
 		a.view = v
 		return a.run(ctx, l)
 	})
+	return errors.Join(err, desk.err())
 }
 
 // findTray returns the desktop if it has a tray, and else why not. Nobody is asked with --terminal.
@@ -172,7 +173,6 @@ func findTray(ctx context.Context, o *options, logger *slog.Logger) (*desktop, e
 		return nil, err
 	}
 	if err := desk.hasTray(ctx, o.wait); err != nil {
-		desk.start(nil)
 		desk.close()
 		return nil, err
 	}

@@ -57,8 +57,8 @@ const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Con
 </busconfig>
 `
 
-// startBus starts a D-Bus daemon of the test's own and returns its address.
-func startBus(t *testing.T) string {
+// startBus starts a D-Bus daemon of the test's own and returns its address, and how to end it.
+func startBus(t *testing.T) (address string, end func()) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("needs dbus-daemon")
@@ -97,7 +97,7 @@ func startBus(t *testing.T) string {
 		_, err := os.Stat(socket)
 		return err == nil
 	})
-	return "unix:path=" + socket
+	return "unix:path=" + socket, func() { cmd.Process.Kill() }
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {
@@ -473,7 +473,7 @@ func (p *program) logIn(r *reader) {
 
 // TestTray uses the tray as a person does, by the bus, the browser and the proxy.
 func TestTray(t *testing.T) {
-	address := startBus(t)
+	address, _ := startBus(t)
 	desk := newPanel(t, address)
 	p := startProgram(t, address, nil, "-demo", "-demo-step", "0")
 	// The panel may be later than the program, at a login.
@@ -631,7 +631,7 @@ func TestTray(t *testing.T) {
 
 // TestNoTray checks what the program says where it cannot have an icon.
 func TestNoTray(t *testing.T) {
-	address := startBus(t)
+	address, _ := startBus(t)
 	for name, c := range map[string]struct{ address, want string }{
 		"no bus":     {"unix:path=/no/such/bus", "no D-Bus session bus"},
 		"no watcher": {address, "org.kde.StatusNotifierWatcher"},
@@ -647,7 +647,7 @@ func TestNoTray(t *testing.T) {
 
 // TestSignal checks that SIGTERM ends the program in good order while a tunnel is up, and that the demonstration goes on by itself.
 func TestSignal(t *testing.T) {
-	address := startBus(t)
+	address, _ := startBus(t)
 	desk := newPanel(t, address)
 	desk.own(watcherName)
 	p := startProgram(t, address, nil, "-demo", "-demo-step", "1s", "-user", gatewaytest.User)
@@ -666,5 +666,25 @@ func TestSignal(t *testing.T) {
 	}
 	if status := p.exit(); status != 0 {
 		t.Errorf("exit status %d", status)
+	}
+}
+
+// TestBusEnds checks that the program ends with the session of its user, also while a tunnel is up.
+func TestBusEnds(t *testing.T) {
+	address, end := startBus(t)
+	desk := newPanel(t, address)
+	desk.own(watcherName)
+	p := startProgram(t, address, nil, "-demo", "-demo-step", "0")
+	eventually(t, "the item", desk.registered)
+	r := newReader(t)
+	desk.click("Demonstration")
+	first := p.page()
+	_, page := r.get(first)
+	r.post(first, page, nil)
+	p.logIn(r)
+	desk.noted(0, "Connected to Demonstration")
+	end()
+	if status := p.exit(); status != 1 || !strings.Contains(p.out.String(), "session bus has ended") || strings.Contains(p.out.String(), "goroutine ") {
+		t.Errorf("exit status %d: %s", status, &p.out)
 	}
 }

@@ -98,7 +98,7 @@ func (t *tray) show(m model, now time.Time) {
 	if !t.settled && now.Sub(t.begun) > time.Second {
 		// What is set while the tray is just registering may get lost, so it is set once more.
 		t.settled = true
-		systray.SetIcon(t.icons[t.symbol])
+		t.setIcon()
 		systray.SetTooltip(t.tooltip)
 	}
 	t.face(m)
@@ -109,12 +109,19 @@ func (t *tray) show(m model, now time.Time) {
 func (t *tray) face(m model) {
 	if s := m.symbol(); s != t.symbol || t.tooltip == "" {
 		t.symbol = s
-		systray.SetIcon(t.icons[s])
+		t.setIcon()
 	}
 	if s := m.tooltip(); s != t.tooltip {
 		t.tooltip = s
 		systray.SetTooltip(s)
 	}
+}
+
+// setIcon shows the icon of the symbol. Package systray panics there, and only there, if the session bus has ended; then nobody
+// sees the icon, and the desktop tells the program to quit.
+func (t *tray) setIcon() {
+	defer func() { _ = recover() }()
+	systray.SetIcon(t.icons[t.symbol])
 }
 
 func (t *tray) refresh(entries []entry) {
