@@ -188,7 +188,7 @@ func (d *desktop) run(do func(command string)) {
 					continue
 				}
 				for _, o := range open {
-					if o.id == id && o.command != "" && (key == o.command || key == "default") {
+					if o.id == id && o.command != "" && o.command == key {
 						do(o.command)
 					}
 				}
@@ -212,7 +212,7 @@ func (d *desktop) post(object dbus.BusObject, can []string, n notice, replaces u
 	}
 	var actions []string
 	if n.command != "" && slices.Contains(can, "actions") {
-		actions = []string{"default", n.button, n.command, n.button}
+		actions = []string{n.command, n.button}
 	}
 	urgency := byte(1)
 	if n.urgent {

@@ -118,7 +118,9 @@ func (t *tray) face(m model) {
 }
 
 // setIcon shows the icon of the symbol. Package systray panics there, and only there, if the session bus has ended; then nobody
-// sees the icon, and the desktop tells the program to quit.
+// sees the icon, and the desktop tells the program to quit. It also writes over the old picture while a reader may just be getting
+// that, which the race detector finds; as all icons have the same size, the worst that comes of it is the wrong picture until the
+// reader asks for the new one, as it has just been told to do.
 func (t *tray) setIcon() {
 	defer func() { _ = recover() }()
 	systray.SetIcon(t.icons[t.symbol])
