@@ -19,7 +19,7 @@
 //
 // # Always-On
 //
-// Where Always-On is in force the firewall is a consequence of the state, by the table in [Manager.Step]'s description of
+// Where Always-On is in force the firewall is a consequence of the state, by the table at
 // [Mode]; there is no way through the machine on which it is opened first and closed later. While the tunnel is down it is
 // closed under ConnectFailurePolicy Closed, and under Open only if a person has ended the tunnel: that person then gets
 // no network beside it, and can connect again. A trusted network opens it. What is not known is not trusted.

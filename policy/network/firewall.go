@@ -3,6 +3,7 @@ package network
 import (
 	"net/netip"
 	"reflect"
+	"time"
 
 	"culvert.example/vpn/policy/network/selection"
 	"culvert.example/vpn/policy/network/trusted"
@@ -109,10 +110,11 @@ func (m *Manager) reachable() []string {
 	return selection.NewSequence(p).Reachable()
 }
 
-// setFirewall adds what it takes to have the firewall that the state demands: before everything else if that closes something.
-func (m *Manager) setFirewall() {
+// setFirewall adds what it takes to have the firewall that the state demands: before everything else if that closes something. One
+// that could not be set waits for its time, unless another one is demanded by now.
+func (m *Manager) setFirewall(now time.Time) {
 	f := m.firewall()
-	if m.told && reflect.DeepEqual(f, m.current) {
+	if (m.told || now.Before(m.firewallAt)) && reflect.DeepEqual(f, m.current) {
 		return
 	}
 	a := Action{Do: SetFirewall, Firewall: f}
@@ -121,5 +123,5 @@ func (m *Manager) setFirewall() {
 	} else {
 		m.actions = append(m.actions, a)
 	}
-	m.told, m.current = true, f
+	m.told, m.current, m.firewallAt = true, f, time.Time{}
 }

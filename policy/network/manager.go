@@ -183,7 +183,7 @@ func (m *Manager) Step(now time.Time, e Event) (next time.Time, actions []Action
 	case UserPortal:
 		m.step(now, portal.Event{Kind: portal.Again})
 	case Redirected:
-		if e.Run == m.run && m.phase == connecting {
+		if e.Run == m.run && m.phase == connecting && m.seq != nil {
 			if err = m.seq.Redirected(e.Server); err == nil {
 				m.server = e.Server
 			}
@@ -211,10 +211,7 @@ func (m *Manager) Step(now time.Time, e Event) (next time.Time, actions []Action
 	}
 	m.timers(now)
 	m.reconcile(now)
-	if m.firewallAt.IsZero() || !now.Before(m.firewallAt) {
-		m.firewallAt = time.Time{}
-		m.setFirewall()
-	}
+	m.setFirewall(now)
 	m.wake(m.firewallAt)
 	m.wake(m.portalNext)
 	return m.next, m.actions, err
@@ -245,6 +242,9 @@ func (m *Manager) start(now time.Time) {
 }
 
 func (m *Manager) configure(now time.Time, cfg Config) {
+	if m.phase == connecting || m.phase == measuring {
+		m.drop(now, ByChange) // the gateway may be none any more
+	}
 	m.cfg = cfg
 	m.selector.Configure(cfg.Selection)
 	m.portal.Configure(m.portalConfig())
