@@ -26,7 +26,7 @@ const (
 	calm = 2 * time.Second
 
 	// portalRetry is how often a gateway is dialled although a portal seems to be before it.
-	portalRetry = 5 * time.Minute
+	portalRetry = time.Minute
 
 	// firewallRetry is when a firewall that could not be set is tried again.
 	firewallRetry = 2 * time.Second
@@ -795,21 +795,20 @@ func (m *Manager) step(now time.Time, e portal.Event) (again bool) {
 	return again
 }
 
-// gateways returns whom to ask about a portal: the server of the attempt, and what stands in for it.
+// gateways returns whom to ask about a portal: the server of the last attempt, what stands in for it, and then all others. The first
+// may be dead, so that one alone would never tell that the portal is gone.
 func (m *Manager) gateways() []string {
-	var all []string
-	if m.server != "" {
-		all = append(all, m.server)
+	all := []string{m.server}
+	name := m.host
+	if name == "" {
+		name = m.cfg.Default
 	}
-	if m.seq != nil {
-		all = append(all, m.seq.Reachable()...)
-	}
-	for _, h := range m.cfg.Hosts {
-		all = append(all, h.Server)
+	if h, ok := m.cfg.host(name); ok && name != "" {
+		all = append(append(all, h.Server), h.Backups...)
 	}
 	var few []string
-	for _, s := range all {
-		if !slices.Contains(few, s) && len(few) < 4 {
+	for _, s := range append(all, m.reachable()...) {
+		if s != "" && !slices.Contains(few, s) && len(few) < 4 {
 			few = append(few, s)
 		}
 	}

@@ -463,6 +463,9 @@ func TestPortal(t *testing.T) {
 	s := newSim(t, cfg)
 	_ = s.do(Event{Kind: Start, Links: cafe})
 	s.expect("dialled and looked at, at the same time", "firewall closed, connect a, ask portal")
+	if got := strings.Join(s.m.gateways(), " "); got != "a b" {
+		t.Errorf("asked about a portal: %s; the first may be dead", got)
+	}
 	_ = s.do(found)
 	s.expect("a portal", "notify portal, disconnect (captive portal), open portal 5m0s")
 	if s.mode != Closed || s.m.Status().PortalWindow.IsZero() {
