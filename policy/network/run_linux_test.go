@@ -35,7 +35,6 @@ type laptop struct {
 	host  *netns.Host
 	roots *x509.CertPool
 	fw    firewall.Firewall
-	first string // server, by its address
 	names map[string]string
 
 	mu     sync.Mutex

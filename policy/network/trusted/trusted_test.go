@@ -293,8 +293,8 @@ func FuzzMatch(f *testing.F) {
 			t.Errorf("match(%q, %q) = %v", pattern, text, match(pattern, text))
 		}
 		a, _ := netip.AddrFromSlice(addr)
-		MatchServer(pattern, a)
-		MatchDomain(pattern, text)
+		_ = MatchServer(pattern, a)
+		_ = MatchDomain(pattern, text)
 		r := Rules{Domains: []string{pattern}, Servers: []string{text}}
 		_ = r.Validate()
 		if f := r.Judge([]Link{{Suffixes: []string{text}, Servers: []netip.Addr{a}}}, Answers{}); f.Verdict == Unknown {
