@@ -35,6 +35,7 @@ var arrows = map[string]string{
 	"policy/profile":           "policy/document",
 	"policy/local":             "policy/document",
 	"policy/preferences":       "policy/document",
+	"policy/logon":             "",
 	"transport":                "packet",
 	"transport/wire":           "",
 	"transport/liveness":       "",
@@ -64,8 +65,10 @@ var arrows = map[string]string{
 	"internal/leak":       "",
 	"host":                "",
 	"host/firewall":       "",
+	"host/logins":         "",
 	"host/resolver":       "",
 	"internal/resolved":   "internal/netns",
+	"internal/logind":     "",
 	"internal/netns":      "",
 	"internal/ocserv":     "internal/netns",
 }
@@ -88,7 +91,7 @@ var owners = map[string][]string{
 	"go4.org/netipx":              {"host/firewall"},
 	"github.com/google/nftables":  {"host/firewall"},
 	"github.com/mdlayher/netlink": {"host/firewall"},
-	"github.com/godbus/dbus":      {"host/resolver"},
+	"github.com/godbus/dbus":      {"host/resolver", "host/logins", "internal/logind"},
 	"github.com/fsnotify":         {"host/resolver"},
 	"golang.zx2c4.com/wireguar":   {"stack/tun", "bench/versus"},
 }
