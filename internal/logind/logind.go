@@ -252,15 +252,11 @@ func (s *Session) LogOff() {
 	})
 }
 
-// Lock tells logind that the session is locked or not, as a screen locker does.
+// Lock tells logind that the session, which must be a desktop, is locked or not, as a screen locker does.
 func (s *Session) Lock(locked bool) {
 	s.d.tb.Helper()
-	method := "UnlockSession"
-	if locked {
-		method = "LockSession"
-	}
-	if err := s.d.call(path, manager+"."+method, nil, s.ID); err != nil {
-		s.d.tb.Fatalf("logind: %s: %v", method, err)
+	if err := s.d.call(s.Path, name+".Session.SetLockedHint", nil, locked); err != nil {
+		s.d.tb.Fatalf("logind: SetLockedHint: %v", err)
 	}
 }
 
