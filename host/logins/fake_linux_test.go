@@ -162,7 +162,6 @@ func TestDecode(t *testing.T) {
 	}
 	want := []Session{
 		{ID: "1", Kind: Wayland, Class: User, Active: true, Locked: true, Since: time.UnixMicro(1700000000000000), Leader: 77, Service: "gdm-password"},
-		{ID: "c2", Kind: SSH, Class: User, Active: true, Remote: true, RemoteHost: "10.1.2.3", RemoteAddr: netip.MustParseAddr("10.1.2.3"), Service: "sshd"},
 		{ID: "3", Kind: RDP, Class: User, Remote: true, Service: "xrdp-sesman"},
 		{ID: "4", Kind: SSH, Class: User, Remote: true, RemoteHost: "fe80::1%eth0", RemoteAddr: netip.MustParseAddr("fe80::1%eth0"), Closing: true},
 		{ID: "5", Kind: X11, Class: Greeter},
@@ -171,6 +170,7 @@ func TestDecode(t *testing.T) {
 		{ID: "8", Kind: Other, Class: LockScreen},
 		{ID: "9", Kind: SSH, Class: User, Remote: true, RemoteHost: strings.Repeat("\uFFFD", maxText)},
 		{ID: "11", Kind: Wayland, Class: User, Remote: true, RemoteHost: "::ffff:10.1.2.4", RemoteAddr: netip.MustParseAddr("10.1.2.4")},
+		{ID: "c2", Kind: SSH, Class: User, Active: true, Remote: true, RemoteHost: "10.1.2.3", RemoteAddr: netip.MustParseAddr("10.1.2.3"), Service: "sshd"},
 	}
 	for i := range want {
 		want[i].User, want[i].UID = "alice", 1000

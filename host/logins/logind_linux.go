@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -56,7 +58,11 @@ func connect(ctx context.Context, address string, answer time.Duration) (*bus, e
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("%w: no answer from the system bus at %s: %w", ErrUnavailable, address, ctx.Err())
 		}
-		return nil, fmt.Errorf("%w: no system bus at %s: %w", errNoLogind, address, err)
+		kind := ErrUnavailable
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+			kind = errNoLogind
+		}
+		return nil, fmt.Errorf("%w: no system bus at %s: %w", kind, address, err)
 	}
 	b.Conn = conn
 	if !abort() {

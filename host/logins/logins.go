@@ -64,7 +64,7 @@ func New(opts Options) *Source {
 	return s
 }
 
-// List returns all sessions of this machine, of every class, in the order in which the system has them. It takes a few seconds at
+// List returns all sessions of this machine, of every class, in an order that stays as long as they do. It takes a few seconds at
 // most, and fails with an error that matches ErrUnavailable or ErrInvalid.
 func (s *Source) List(ctx context.Context) ([]Session, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.answer)

@@ -1,6 +1,7 @@
 package logins
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -89,6 +91,10 @@ func (s *Source) listLogind(ctx context.Context, b *bus) ([]Session, error) {
 			sessions[i].RemoteAddr = s.peerOf(s.chain(l.Leader))
 		}
 	}
+	// Logind has no order of its own, and what is in another order has not changed.
+	slices.SortFunc(sessions, func(a, b Session) int {
+		return cmp.Or(cmp.Compare(len(a.ID), len(b.ID)), cmp.Compare(a.ID, b.ID))
+	})
 	return sessions, err
 }
 

@@ -54,6 +54,7 @@ type Daemon struct {
 	binary string
 	libs   string
 	conn   *dbus.Conn // speaks to logind, and is systemd for it
+	init   *systemd
 	stop   func()
 }
 
@@ -171,7 +172,7 @@ func Start(tb TB) *Daemon {
 		tb.Fatalf("logind: %v", err)
 	}
 	tb.Cleanup(func() { d.conn.Close() })
-	if err := serveSystemd(d.conn); err != nil {
+	if d.init, err = serveSystemd(d.conn); err != nil {
 		tb.Fatalf("logind: %v", err)
 	}
 	d.startDaemon()
@@ -248,7 +249,7 @@ func (s *Session) LogOff() {
 	s.Leave()
 	s.gone.Do(func() {
 		s.end()
-		s.d.conn.Emit(systemdPath, systemdManager+".UnitRemoved", "session-"+s.ID+".scope", scopePath(s.ID))
+		s.d.init.ended("session-" + s.ID + ".scope")
 	})
 }
 

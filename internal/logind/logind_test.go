@@ -11,8 +11,6 @@ import (
 func TestLogOnAndOff(t *testing.T) {
 	d := Start(t)
 	s := d.LogOn(Logon{Service: "sshd", Remote: true, RemoteHost: "10.1.2.3"})
-	var remote struct{ Value any }
-	_ = remote
 	sessions := func() int {
 		t.Helper()
 		var all []struct {
@@ -34,6 +32,14 @@ func TestLogOnAndOff(t *testing.T) {
 	if n := sessions(); n != 1 {
 		t.Fatalf("%d sessions after logind was started again", n)
 	}
+	other := d.LogOn(Logon{UID: 65534, Service: "sshd", Remote: true, RemoteHost: "10.1.2.4"})
+	again := d.LogOn(Logon{Service: "login"})
+	if n := sessions(); n != 3 {
+		t.Fatalf("%d sessions after three logged on", n)
+	}
+	again.Leave()
+	other.LogOff()
+	again.LogOff()
 	s.LogOff()
 	for deadline := time.Now().Add(5 * time.Second); sessions() != 0; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
