@@ -96,6 +96,7 @@ func receive(r io.Reader) (sum [sha256.Size]byte, stall time.Duration, err error
 	h, b := sha256.New(), make([]byte, 64<<10)
 	for last := time.Now(); ; {
 		n, err := r.Read(b)
+		if d := time.Since(last); d > 300*time.Millisecond { println("STALL", d.String(), "ending at", time.Since(stallStart).String()) }
 		stall = max(stall, time.Since(last))
 		last = time.Now()
 		h.Write(b[:n])
@@ -270,3 +271,5 @@ func TestRoaming(t *testing.T) {
 		}
 	}
 }
+
+var stallStart time.Time

@@ -106,8 +106,6 @@ func (s *Session) move(ctx context.Context, via *way) error {
 		return s.conn.Err()
 	case errors.Is(context.Cause(ctx), ErrSuperseded):
 		return ErrSuperseded
-	case ctx.Err() != nil && !errors.Is(err, context.Cause(ctx)):
-		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	}
 	return fmt.Errorf("the session stays where it is: %w", kind(err))
 }
