@@ -31,13 +31,45 @@ import (
 //	client: the stream, if it was "u", and the end of it
 //	server: the SHA-256 of what came
 type bulk struct {
-	size int
-
-	mu    sync.Mutex
-	stall time.Duration // of what came, at the longest
+	size     int
+	down, up meter // of what came to the client and to the server
 }
 
 const bulkRate = 4 << 20 // bytes a second
+
+// A meter tells how much came, and the longest time for which nothing did.
+type meter struct {
+	mu    sync.Mutex
+	bytes int
+	last  time.Time
+	stall time.Duration
+}
+
+func (m *meter) add(n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if now := time.Now(); m.last.IsZero() {
+		m.last = now
+	} else {
+		m.stall, m.last = max(m.stall, now.Sub(m.last)), now
+	}
+	m.bytes += n
+}
+
+func (m *meter) received() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.bytes
+}
+
+// stalled returns the longest time without data, and begins to measure anew.
+func (m *meter) stalled() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	d := m.stall
+	m.stall = 0
+	return d
+}
 
 // serve serves until the listener is closed.
 func (s *bulk) serve(l net.Listener) {
@@ -54,13 +86,7 @@ func (s *bulk) serve(l net.Listener) {
 			}
 			if what[0] == 'd' {
 				_ = s.send(conn)
-				return
-			}
-			sum, stall, err := receive(conn)
-			s.mu.Lock()
-			s.stall = max(s.stall, stall)
-			s.mu.Unlock()
-			if err == nil {
+			} else if sum, err := receive(conn, &s.up); err == nil {
 				conn.Write(sum[:])
 			}
 		}()
@@ -91,70 +117,62 @@ func (s *bulk) send(w io.Writer) error {
 	return nil
 }
 
-// receive reads to the end, and returns the hash and the longest time without data.
-func receive(r io.Reader) (sum [sha256.Size]byte, stall time.Duration, err error) {
+// receive reads to the end, and returns the hash.
+func receive(r io.Reader, m *meter) (sum [sha256.Size]byte, err error) {
 	h, b := sha256.New(), make([]byte, 64<<10)
-	for last := time.Now(); ; {
+	for {
 		n, err := r.Read(b)
-		if d := time.Since(last); d > 300*time.Millisecond { println("STALL", d.String(), "ending at", time.Since(stallStart).String()) }
-		stall = max(stall, time.Since(last))
-		last = time.Now()
+		m.add(n)
 		h.Write(b[:n])
 		if err == io.EOF {
-			return [sha256.Size]byte(h.Sum(nil)), stall, nil
+			return [sha256.Size]byte(h.Sum(nil)), nil
 		}
 		if err != nil {
-			return sum, stall, err
+			return sum, err
 		}
 	}
 }
 
-// A result is how a transfer went.
-type result struct {
-	stall time.Duration
-	err   error
-}
-
-// down fetches the stream, and up brings it.
-func (s *bulk) down(ctx context.Context, tun *vpn.Tunnel, to string) (r result) {
+// fetch gets the stream, and bring brings it.
+func (s *bulk) fetch(ctx context.Context, tun *vpn.Tunnel, to string) error {
 	conn, err := tun.DialContext(ctx, "tcp", to)
 	if err != nil {
-		return result{err: err}
+		return err
 	}
 	defer conn.Close()
-	if _, r.err = io.WriteString(conn, "d"); r.err != nil {
-		return r
+	if _, err := io.WriteString(conn, "d"); err != nil {
+		return err
 	}
-	sum, stall, err := receive(conn)
+	sum, err := receive(conn, &s.down)
 	if err == nil && sum != s.sum() {
 		err = errors.New("other bytes came than were sent")
 	}
-	return result{stall, err}
+	return err
 }
 
-func (s *bulk) up(ctx context.Context, tun *vpn.Tunnel, to string) (r result) {
+func (s *bulk) bring(ctx context.Context, tun *vpn.Tunnel, to string) error {
 	conn, err := tun.DialContext(ctx, "tcp", to)
 	if err != nil {
-		return result{err: err}
+		return err
 	}
 	defer conn.Close()
-	if _, r.err = io.WriteString(conn, "u"); r.err != nil {
-		return r
+	if _, err := io.WriteString(conn, "u"); err != nil {
+		return err
 	}
-	if r.err = s.send(conn); r.err != nil {
-		return r
+	if err := s.send(conn); err != nil {
+		return err
 	}
-	if r.err = conn.(interface{ CloseWrite() error }).CloseWrite(); r.err != nil {
-		return r
+	if err := conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+		return err
 	}
 	var sum [sha256.Size]byte
-	if _, r.err = io.ReadFull(conn, sum[:]); r.err == nil && sum != s.sum() {
-		r.err = errors.New("other bytes came than were sent")
+	if _, err := io.ReadFull(conn, sum[:]); err != nil {
+		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r.stall = s.stall
-	return r
+	if sum != s.sum() {
+		return errors.New("other bytes came than were sent")
+	}
+	return nil
 }
 
 // An uplink is one of several ways out of a host.
@@ -166,7 +184,9 @@ type uplink struct {
 // dial connects through the uplink only.
 func (u uplink) dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
 	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
-		e := c.Control(func(fd uintptr) { err = syscall.SetsockoptString(int(fd), syscall.SOL_SOCKET, syscall.SO_BINDTODEVICE, u.dev) })
+		e := c.Control(func(fd uintptr) {
+			err = syscall.SetsockoptString(int(fd), syscall.SOL_SOCKET, syscall.SO_BINDTODEVICE, u.dev)
+		})
 		return errors.Join(e, err)
 	}}
 	u.host.Do(func() { conn, err = d.DialContext(ctx, network, address) })
@@ -235,10 +255,11 @@ func TestRoaming(t *testing.T) {
 				over(t, tun, best, 5*time.Second)
 
 				ctx := timeout(t, 60*time.Second)
-				downs, ups := make(chan result, 1), make(chan result, 1)
-				go func() { downs <- s.down(ctx, tun, p.to) }()
-				go func() { ups <- s.up(ctx, tun, p.to) }()
-				time.Sleep(1500 * time.Millisecond)
+				fetched, brought := make(chan error, 1), make(chan error, 1)
+				go func() { fetched <- s.fetch(ctx, tun, p.to) }()
+				go func() { brought <- s.bring(ctx, tun, p.to) }()
+				eventually(t, 10*time.Second, "the streams begin", func() bool { return min(s.down.received(), s.up.received()) > 4<<20 })
+				t.Logf("before, data stood still for %v down, %v up", s.down.stalled().Round(time.Millisecond), s.up.stalled().Round(time.Millisecond))
 				begin := time.Now()
 				if err := tun.Roam(ctx, links[1].dial, links[1].dial); err != nil {
 					t.Fatal(err)
@@ -246,18 +267,17 @@ func TestRoaming(t *testing.T) {
 				took := time.Since(begin)
 				over(t, tun, best, 5*time.Second)
 				again := time.Since(begin)
-				if n := p.sessions(); n != 1 {
-					t.Errorf("%d sessions at the gateway, want the one", n)
-				}
+				// The process of the old connection has to come to its end.
+				eventually(t, 5*time.Second, "there is one session at the gateway", func() bool { return p.sessions() == 1 })
 				time.Sleep(500 * time.Millisecond)
 				l.client.IP("link", "set", links[0].dev, "down")
-				down, up := <-downs, <-ups
-				if down.err != nil || up.err != nil {
-					t.Fatalf("down: %v, up: %v", down.err, up.err)
+				if err := errors.Join(<-fetched, <-brought); err != nil {
+					t.Fatal(err)
 				}
+				down, up := s.down.stalled(), s.up.stalled()
 				t.Logf("interop: moved in %v, over %s again after %v; data stood still for %v down, %v up", took.Round(time.Millisecond), best,
-					again.Round(time.Millisecond), down.stall.Round(time.Millisecond), up.stall.Round(time.Millisecond))
-				if worst := max(down.stall, up.stall); worst > time.Second {
+					again.Round(time.Millisecond), down.Round(time.Millisecond), up.Round(time.Millisecond))
+				if worst := max(down, up); worst > time.Second {
 					t.Errorf("data stood still for %v, want at most 1 s", worst)
 				}
 				st := tun.Status()
@@ -271,5 +291,3 @@ func TestRoaming(t *testing.T) {
 		}
 	}
 }
-
-var stallStart time.Time

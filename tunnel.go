@@ -319,6 +319,9 @@ func (t *Tunnel) Roam(ctx context.Context, dial, dialUDP DialFunc) error {
 	if ok {
 		err = s.Roam(ctx, dial, dialUDP)
 	}
+	if s, ok := t.session.(*anyconnect.Session); ok {
+		t.pathsChanged(s) // so that the caller finds in the status what has happened
+	}
 	if err != nil {
 		return &OpError{Op: "roam", Server: t.server, Err: err}
 	}

@@ -31,9 +31,16 @@ func TestFollow(t *testing.T) {
 		defer s.mu.Unlock()
 		return addrPort(s.control.LocalAddr()).Addr().String()
 	}
+	idle := func() {
+		for busy := true; busy; time.Sleep(5 * time.Millisecond) {
+			s.mu.Lock()
+			busy = s.follow
+			s.mu.Unlock()
+		}
+	}
 	// It is left alone as long as the connections are made by somebody else.
 	s.NetworkChanged()
-	s.roams.Wait()
+	idle()
 	if got := from(); got != "127.0.0.9" {
 		t.Fatalf("it comes from %s", got)
 	}
@@ -50,7 +57,7 @@ func TestFollow(t *testing.T) {
 		}
 	}
 	s.NetworkChanged()
-	s.roams.Wait()
+	idle()
 	if st := s.State(); st.Replaced != 1 || len(gw.Sessions()) != 1 {
 		t.Errorf("%d sessions, %+v", len(gw.Sessions()), st)
 	}

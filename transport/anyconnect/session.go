@@ -21,6 +21,7 @@ import (
 	"culvert.example/vpn/transport/cstp"
 	"culvert.example/vpn/transport/dtls"
 	"culvert.example/vpn/transport/failover"
+	"culvert.example/vpn/transport/heartbeat"
 	"culvert.example/vpn/transport/liveness"
 	"culvert.example/vpn/transport/login"
 	"culvert.example/vpn/transport/trust"
@@ -121,6 +122,13 @@ func (s *Session) open(ctx context.Context) error {
 		Logger:           s.dialer.logger(),
 	})
 	close(s.started)
+	s.roams.Go(func() {
+		// Where the system does not tell, the channels notice by themselves.
+		_ = heartbeat.WatchSleep(s.life, func(asleep time.Duration) {
+			s.dialer.logger().Info("the host has slept", "for", asleep.Round(time.Millisecond))
+			s.NetworkChanged()
+		})
+	})
 	// The connection is there already, so this takes no time.
 	if err := s.conn.WaitReady(ctx); err != nil {
 		s.Close()
