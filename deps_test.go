@@ -48,7 +48,7 @@ var arrows = map[string]string{
 	"transport/dtls":           "packet transport transport/wire transport/liveness transport/heartbeat transport/nap",
 	"transport/failover":       "packet transport",
 	"transport/anyconnect": "packet transport transport/wire transport/liveness transport/trust transport/login " +
-		"transport/cstp transport/dtls transport/failover",
+		"transport/cstp transport/dtls transport/failover transport/heartbeat",
 	".": "packet packet/pcapng stack dns split policy transport transport/trust transport/login transport/anyconnect",
 	"gateway": "packet stack policy transport transport/wire transport/liveness transport/heartbeat " +
 		"transport/login transport/cstp transport/dtls",

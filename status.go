@@ -64,6 +64,9 @@ type Status struct {
 	Expires time.Time `json:"expires,omitzero"`
 	// Reconnects counts how often every path was lost and one came back.
 	Reconnects int `json:"reconnects"`
+	// Roams counts how often the tunnel has moved to another network, and RoamError says why it did not the last time.
+	Roams     int    `json:"roams"`
+	RoamError string `json:"roam_error,omitempty"`
 	// Counters count the packets through the tunnel.
 	Counters Counters `json:"counters"`
 	// Err is why State is Closed.

@@ -161,14 +161,14 @@ func (d *driver) run(ctx context.Context) {
 		for _, a := range do {
 			d.perform(ctx, a, ev)
 		}
-		if ev.seen != nil {
-			close(ev.seen)
-		}
 		if d.m.ended {
 			d.cancel()
 			return
 		}
 		d.publish()
+		if ev.seen != nil {
+			close(ev.seen)
+		}
 		if !opened && d.m.active >= 0 {
 			// Whoever waited for this sees the path in the state.
 			opened = true
@@ -199,7 +199,7 @@ func (d *driver) note(ev event) {
 		d.cfg.Logger.Info("path not replaced, the old one stays", "path", d.cfg.Paths[ev.path].Name(), "err", ev.err)
 	case evFailed:
 		level := slog.LevelInfo
-		if !d.m.current(ev) || ev.notReady || d.m.paths[ev.path].phase != open && d.m.paths[ev.path].strikes > 0 {
+		if d.m.asking || !d.m.current(ev) || ev.notReady || d.m.paths[ev.path].phase != open && d.m.paths[ev.path].strikes > 0 {
 			level = slog.LevelDebug // nothing new
 		}
 		d.cfg.Logger.Log(context.Background(), level, "path failed", "path", d.cfg.Paths[ev.path].Name(), "err", ev.err)

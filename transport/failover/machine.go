@@ -48,8 +48,8 @@ const (
 	evFailed                    // a path could not be opened, or its connection failed
 	evNetwork                   // the network has changed
 	evResized                   // the MTU of the active path has changed: nothing to decide, but a change of the state
-	evReplace                   // a connection over another network is being made for a path
-	evReplaced                  // it is there, and takes the place of the old one
+	evAsk                       // the gateway is asked for a connection over another network, and may end the old ones at any moment
+	evReplaced                  // that is there, and takes the place of the old one of its path
 	evKept                      // it has failed
 	evClose                     // the owner wants an end
 )
@@ -127,6 +127,7 @@ type track struct {
 	restart  bool      // its opening was cancelled, to be begun anew
 	openings uint64    // machine.openings when the try began
 	retired  time.Time // when the retired connection is to be closed; zero if there is none
+	gone     bool      // it is open no more, but a replacement is expected before anybody minds
 }
 
 // A machine decides which paths are opened, which one carries the data, and when to give up. It knows neither clock
@@ -147,7 +148,7 @@ type track struct {
 //	     └───────────────────────────────────────────────────────────────────┘
 //
 // A path in any phase becomes open when a replacement comes for it. The connection that it had is retired: it is read from
-// for a while, and its end is no failure. All other paths are opened anew then, since they lead over the old network.
+// for a while, and its end is no failure; nor is it from when the gateway is asked for the replacement. All other paths are opened anew then, since they lead over the old network.
 //
 // The whole follows from the paths:
 //
@@ -171,7 +172,7 @@ type machine struct {
 	down     time.Time // since when none is open; zero if one is
 	openings uint64    // how often any path was opened
 	switches uint64    // how often active became another path
-	replaces int       // how many replacements are being made
+	asking   bool      // the gateway is asked for a replacement
 	replaced uint64    // how many have come
 	kept     error     // why the last one has not come; nil if it has
 	last     error     // the last failure of any path
@@ -210,12 +211,12 @@ func (m *machine) step(now time.Time, ev event) (next time.Time, do []action) {
 		m.failed(now, ev)
 	case evNetwork:
 		m.network(now)
-	case evReplace:
-		m.replaces++
+	case evAsk:
+		m.asking = true
 	case evReplaced:
 		m.replace(now, ev)
 	case evKept:
-		m.keep(ev)
+		m.keep(now, ev)
 	case evClose:
 		m.end(net.ErrClosed)
 	}
@@ -276,13 +277,19 @@ func (m *machine) failed(now time.Time, ev event) {
 	p := &m.paths[ev.path]
 	wasOpen := p.phase == open
 	switch {
+	case p.gone:
+		return
 	case wasOpen:
 		m.todo(doClose, ev.path)
+		if m.asking {
+			// The gateway ends what it takes the session away from, in words that may sound final.
+			p.gone, p.err = true, ev.err
+			return
+		}
 	case p.phase != opening:
 		return
 	}
-	// A gateway that gives the session to a replacement ends what it takes the place of, and may call that final.
-	if ev.terminal && !(wasOpen && m.replaces > 0) {
+	if ev.terminal {
 		p.phase, p.since, p.err = waiting, now, ev.err
 		p.failed++
 		m.end(ev.err)
@@ -350,7 +357,9 @@ func (m *machine) network(now time.Time) {
 		p := &m.paths[i]
 		switch p.phase {
 		case open:
-			m.todo(doCheck, i)
+			if !p.gone {
+				m.todo(doCheck, i)
+			}
 		case opening:
 			if !p.restart && now.Sub(p.began) >= staleOpen {
 				p.restart = true
@@ -372,13 +381,13 @@ func (m *machine) network(now time.Time) {
 // replace notes that a connection over another network has come for a path. The gateway has moved to it, so that it is
 // used before any other, even a better one.
 func (m *machine) replace(now time.Time, ev event) {
-	m.replaces--
+	m.asking = false
 	m.replaced++
 	m.kept = nil
 	for i := range m.paths {
 		p := &m.paths[i]
 		wasOpen, wasOpening := p.phase == open, p.phase == opening
-		if wasOpen {
+		if wasOpen && !p.gone {
 			if !p.retired.IsZero() {
 				m.todo(doDrop, i)
 			}
@@ -388,7 +397,7 @@ func (m *machine) replace(now time.Time, ev event) {
 				p.retired = now
 			}
 		}
-		p.strikes = 0
+		p.strikes, p.gone = 0, false
 		if i == ev.path {
 			if wasOpening {
 				m.todo(doCancel, i)
@@ -411,11 +420,18 @@ func (m *machine) replace(now time.Time, ev event) {
 }
 
 // keep notes that a replacement has failed. Whether the gateway has heard of it is not known, so that what is open has to be checked.
-func (m *machine) keep(ev event) {
-	m.replaces--
+func (m *machine) keep(now time.Time, ev event) {
+	m.asking = false
 	m.kept = ev.err
 	for i := range m.paths {
-		if m.paths[i].phase == open {
+		switch p := &m.paths[i]; {
+		case p.gone:
+			// It is gone indeed. The gateway has the last word on whether the session is.
+			p.gone = false
+			p.since, m.last = now, p.err
+			p.failed++
+			m.wait(p, now)
+		case p.phase == open:
 			m.todo(doCheck, i)
 		}
 	}

@@ -84,8 +84,8 @@ func (s *script) terminal(path int) {
 		event{kind: evFailed, path: path, try: s.m.paths[path].try, err: transport.ErrExpired, terminal: true})
 }
 
-func (s *script) replace(path int) {
-	s.tell(fmt.Sprintf("path %d is replaced", path), event{kind: evReplace, path: path})
+func (s *script) ask(path int) {
+	s.tell(fmt.Sprintf("path %d is asked for", path), event{kind: evAsk, path: path})
 }
 
 func (s *script) replaced(path int, hasty bool) {
@@ -219,7 +219,7 @@ var scripts = []struct {
 		s.opened(1)
 		s.opened(0)
 		s.pass(time.Minute)
-		s.replace(1)
+		s.ask(1)
 		s.pass(300 * time.Millisecond)
 		s.replaced(1, false)
 		s.tell("path 1 #1 ended for good", event{kind: evFailed, path: 1, try: 1, err: transport.ErrDisconnected, terminal: true})
@@ -232,19 +232,19 @@ var scripts = []struct {
 		s.notReady(0)
 		s.opened(1)
 		s.pass(time.Minute)
-		s.replace(1)
+		s.ask(1)
 		s.replaced(1, true)
 		s.pass(time.Minute)
 	}, nil},
 	{"replaced twice in a row", Config{}, func(s *script) {
 		s.opened(1)
 		s.opened(0)
-		s.replace(1)
+		s.ask(1)
 		s.replaced(1, false)
 		s.pass(100 * time.Millisecond)
 		s.opened(0)
 		s.pass(400 * time.Millisecond)
-		s.replace(1)
+		s.ask(1)
 		s.replaced(1, false)
 		s.pass(time.Minute)
 		s.opened(0)
@@ -252,7 +252,7 @@ var scripts = []struct {
 	{"replaced while the better path is being opened", Config{}, func(s *script) {
 		s.opened(1)
 		s.pass(500 * time.Millisecond)
-		s.replace(1)
+		s.ask(1)
 		s.replaced(1, false)
 		s.network()
 		s.notReady(0)
@@ -263,12 +263,10 @@ var scripts = []struct {
 		s.opened(1)
 		s.opened(0)
 		s.pass(time.Minute)
-		s.replace(1)
+		s.ask(1)
 		s.terminal(1)
 		s.terminal(0)
 		s.replaced(1, false)
-		s.tell("path 1 #2 opened", event{kind: evOpened, path: 1, try: 2})
-		s.failed(0)
 		s.opened(0)
 		s.pass(time.Minute)
 		s.terminal(1)
@@ -277,7 +275,7 @@ var scripts = []struct {
 		s.opened(1)
 		s.opened(0)
 		s.pass(time.Minute)
-		s.replace(1)
+		s.ask(1)
 		s.pass(20 * time.Second)
 		s.kept(1)
 		s.pass(time.Minute)
@@ -287,7 +285,7 @@ var scripts = []struct {
 		s.pass(time.Minute)
 		s.failed(1)
 		s.failed(0)
-		s.replace(1)
+		s.ask(1)
 		s.pass(2 * time.Second)
 		s.replaced(1, false)
 		s.tell("path 1 #2 failed", event{kind: evFailed, path: 1, try: 2, err: errors.New("cancelled")})
@@ -296,17 +294,20 @@ var scripts = []struct {
 	}, nil},
 	{"neither replaced nor connected", Config{ReconnectTimeout: 30 * time.Second}, func(s *script) {
 		s.opened(1)
-		s.replace(1)
+		s.ask(1)
 		s.failed(1)
 		s.failed(0)
 		s.pass(5 * time.Second)
 		s.kept(1)
 		s.pass(time.Minute)
 	}, transport.ErrUnreachable},
-	{"refused for good while a replacement is made", Config{}, func(s *script) {
+	{"refused for good after a replacement was", Config{}, func(s *script) {
 		s.opened(1)
-		s.replace(1)
+		s.ask(1)
+		s.terminal(1)
+		s.network()
 		s.failed(1)
+		s.kept(1)
 		s.terminal(1)
 	}, transport.ErrExpired},
 	{"late news of an old connection", Config{}, func(s *script) {
@@ -380,7 +381,7 @@ func FuzzMachine(f *testing.F) {
 		m := newMachine(cfg, epoch)
 		// What a driver would know: what it was told to do.
 		opening, open := make([]bool, paths), make([]bool, paths)
-		retired, replacing := make([]bool, paths), false
+		retired, gone, asking := make([]bool, paths), make([]bool, paths), false
 		active, ended := -1, false
 		now, next := epoch, epoch
 		for _, op := range ops {
@@ -427,14 +428,16 @@ func FuzzMachine(f *testing.F) {
 					break
 				}
 				switch {
-				case !replacing:
-					ev.kind = evReplace
+				case !asking && op>>6 != 3:
+					ev.kind = evAsk
 				case op>>7 != 0:
 					ev.kind, ev.hasty = evReplaced, op>>6 == 3
 				default:
 					ev.kind, ev.err = evKept, errors.New("captive")
 				}
-				replacing = !replacing
+				if asking = ev.kind == evAsk; !asking {
+					clear(gone)
+				}
 			}
 			var do []action
 			next, do = m.step(now, ev)
@@ -458,7 +461,7 @@ func FuzzMachine(f *testing.F) {
 					if !open[a.path] {
 						t.Fatalf("closes path %d, which is not open", a.path)
 					}
-					open[a.path] = false
+					open[a.path], gone[a.path] = false, asking
 				case doCheck:
 					if !open[a.path] {
 						t.Fatalf("checks path %d, which is not open", a.path)
@@ -497,7 +500,7 @@ func FuzzMachine(f *testing.F) {
 			}
 			best := -1
 			for i := range open {
-				if open[i] {
+				if open[i] || gone[i] {
 					best = i
 					break
 				}

@@ -25,8 +25,8 @@ const (
 // old network, so that all other paths are opened anew. From the old connections packets are taken for 2 seconds more.
 //
 // A gateway lets go of the old connection at some moment while open runs, and open knows better when: it may call hold
-// before that. Writers wait from then on, so that what they have to write is not lost, but not for longer than 0.4 seconds. As
-// long as Replace runs, no end of an old connection ends the Conn, whatever Config.Terminal says.
+// before that. Writers wait from then on, so that what they have to write is not lost, but not for longer than 0.4 seconds. The end
+// of an old connection is expected from then on: it is no failure, and does not end the Conn, whatever Config.Terminal says.
 //
 // If open fails the old connections stay, and are checked. The error is that of open, the cause of ctx, or why
 // the Conn has ended. Of several calls one runs at a time, and the others wait for their turn or the end of ctx.
@@ -46,9 +46,6 @@ func (c *Conn) Replace(ctx context.Context, path string, open func(ctx context.C
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if !c.tell(event{kind: evReplace, path: i}) {
-		return c.ended()
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stop := make(chan struct{})
@@ -63,27 +60,41 @@ func (c *Conn) Replace(ctx context.Context, path string, open func(ctx context.C
 
 	h := hold{c: c}
 	defer h.release()
-	conn, err := open(ctx, func() { h.begin(ctx, holdTime) })
+	conn, err := open(ctx, func() {
+		h.begin(ctx, holdTime)
+		c.tell(event{kind: evAsk, path: i})
+	})
 	if err == nil && conn == nil {
 		err = errors.New("path replaced without a connection")
 	}
 	if err != nil {
-		c.tell(event{kind: evKept, path: i, err: err})
+		if ctx.Err() != nil && !errors.Is(err, context.Cause(ctx)) {
+			err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		}
+		c.settle(event{kind: evKept, path: i, err: err})
 		return err
 	}
 	l := &live{conn: conn, path: i, closed: make(chan struct{})}
-	seen := make(chan struct{})
 	// Who writes now may be stuck in the old connection, which has to be closed then for it to come back.
 	hasty := !h.begin(context.Background(), 0)
-	if !c.tell(event{kind: evReplaced, path: i, live: l, hasty: hasty, seen: seen}) {
+	if !c.settle(event{kind: evReplaced, path: i, live: l, hasty: hasty}) {
 		l.close()
 		return c.ended()
 	}
+	return nil
+}
+
+// settle is tell, and waits until ev has had its effect.
+func (c *Conn) settle(ev event) bool {
+	ev.seen = make(chan struct{})
+	if !c.tell(ev) {
+		return false
+	}
 	select {
-	case <-seen:
+	case <-ev.seen:
 	case <-c.done:
 	}
-	return nil
+	return true
 }
 
 // index returns the number of the path of that name, or -1.
@@ -105,13 +116,16 @@ type hold struct {
 	timer *time.Timer
 }
 
-// begin waits for the turn, for turnTime at most, and keeps it for d, or without limit if that is zero. It reports whether it
-// has it.
+// begin waits for the turn, for turnTime at most, and keeps it for d, or without limit if that is zero. It reports whether nobody
+// writes to a connection now. While there is none, writers have their turn to wait for one, and are let be.
 func (h *hold) begin(ctx context.Context, d time.Duration) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.timer != nil {
 		h.timer.Stop()
+	}
+	if !h.held && h.c.view.Load().live == nil {
+		return true
 	}
 	if !h.held {
 		patience := time.NewTimer(turnTime)
