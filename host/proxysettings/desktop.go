@@ -46,7 +46,8 @@ type Desktop struct {
 	log  *slog.Logger
 
 	mu     sync.Mutex
-	lock   *lockUndo // that is in force
+	lock   *lockUndo          // that is in force
+	origin map[string]variant // of the keys that were changed
 	status Status
 }
 
@@ -65,7 +66,7 @@ type Status struct {
 func Open(o Options) *Desktop {
 	o.Profile = cmp.Or(o.Profile, "/etc/dconf/profile/user")
 	o.SystemBus = cmp.Or(o.SystemBus, "unix:path=/run/dbus/system_bus_socket")
-	d := &Desktop{opts: o, log: o.Logger}
+	d := &Desktop{opts: o, log: o.Logger, origin: make(map[string]variant)}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -147,10 +148,14 @@ func (d *Desktop) Apply(ctx context.Context, cfg Config, record func(undo []byte
 	if err != nil {
 		return err
 	}
-	undo := &keysUndo{Session: d.opts.Session, Database: name, Before: make(map[string]variant), Set: make(map[string]variant)}
+	undo := &keysUndo{Session: d.opts.Session, Database: name, Before: make(map[string]variant), Set: make(map[string]variant),
+		Origin: make(map[string]variant)}
 	for key, v := range wanted {
 		if now := was.values[key]; !bytes.Equal(now, v) {
 			undo.Before[key], undo.Set[key] = now, v
+			if first, ok := d.origin[key]; ok {
+				undo.Origin[key] = first
+			}
 		}
 	}
 	if len(undo.Set) > 0 {
@@ -163,6 +168,11 @@ func (d *Desktop) Apply(ctx context.Context, cfg Config, record func(undo []byte
 		}
 		if err := d.opts.Session.write(ctx, name, undo.Set); err != nil {
 			return err
+		}
+		for key, v := range undo.Before {
+			if _, ok := d.origin[key]; !ok {
+				d.origin[key] = v
+			}
 		}
 		d.log.Info("proxy settings of the desktop", "method", cfg.Method.String(), "user", d.opts.Session.UID)
 	}
@@ -300,6 +310,9 @@ func (d *Desktop) Undo(ctx context.Context, undo []byte) error {
 				back[key] = before
 			}
 		default:
+			if first, ok := k.Origin[key]; ok && bytes.Equal(v, first) {
+				continue
+			}
 			foreign = append(foreign, key)
 		}
 	}
@@ -309,6 +322,7 @@ func (d *Desktop) Undo(ctx context.Context, undo []byte) error {
 		}
 	}
 	d.status = Status{}
+	clear(d.origin)
 	if len(foreign) > 0 {
 		return fmt.Errorf("%w: %s", ErrChanged, strings.Join(foreign, ", "))
 	}

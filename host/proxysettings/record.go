@@ -25,6 +25,8 @@ type keysUndo struct {
 	Database string             `json:"database"`
 	Before   map[string]variant `json:"before"`
 	Set      map[string]variant `json:"set"`
+	// Origin is what was there before the first of several changes, where that is not Before: with it all is undone already.
+	Origin map[string]variant `json:"origin,omitempty"`
 }
 
 // A lockUndo removes a database, if it is still the one with this checksum.
@@ -64,7 +66,7 @@ func decode(b []byte) (undoRecord, error) {
 		if !databaseName(k.Database) {
 			return r, invalid("the undo record names no database")
 		}
-		for _, m := range []map[string]variant{k.Before, k.Set} {
+		for _, m := range []map[string]variant{k.Before, k.Set, k.Origin} {
 			for key := range m {
 				if !strings.HasPrefix(key, directory) {
 					return r, invalid("the undo record is about a key that is no proxy setting")

@@ -78,9 +78,10 @@ func (e *StatusError) Error() string {
 // Unwrap returns the kind.
 func (e *StatusError) Unwrap() error {
 	switch e.Code {
-	case http.StatusProxyAuthRequired:
+	case http.StatusProxyAuthRequired, http.StatusUnauthorized:
+		// The second is what tinyproxy says to a wrong password.
 		return ErrCredentials
-	case http.StatusUnauthorized, http.StatusForbidden, http.StatusUnavailableForLegalReasons, http.StatusTooManyRequests:
+	case http.StatusForbidden, http.StatusUnavailableForLegalReasons, http.StatusTooManyRequests:
 		return ErrForbidden
 	case http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return ErrUnreachable
