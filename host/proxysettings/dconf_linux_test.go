@@ -307,6 +307,27 @@ func TestLockdown(t *testing.T) {
 	}
 }
 
+// TestIdentity becomes another user on one thread, and is root again afterwards.
+func TestIdentity(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can become another user")
+	}
+	for range 20 {
+		if err := as(65534, 65534, func() error {
+			_, err := os.ReadFile("/etc/shadow")
+			if err == nil {
+				return errors.New("nobody reads /etc/shadow")
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.ReadFile("/etc/shadow"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestNobody says what is missing.
 func TestNobody(t *testing.T) {
 	dir := t.TempDir()

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,19 +19,56 @@ func as(uid, gid int, f func() error) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("%w: only root may work on the settings of the user %d", ErrPermission, uid)
 	}
+	groups, err := os.Getgroups()
+	if err != nil {
+		return fmt.Errorf("proxysettings: %w", err)
+	}
 	done := make(chan error, 1)
 	go func() {
-		// The thread is never unlocked, so it ends with the goroutine, and nobody else gets that identity. The system calls of
-		// package syscall would change all threads.
+		// The system calls of package syscall would change all threads. Only the effective ids are changed, so that the thread can
+		// turn back into what it was. If that should fail it is never unlocked, and ends with the goroutine. It does not end
+		// otherwise, since children that it has started may be told to die with it (PR_SET_PDEATHSIG).
 		runtime.LockOSThread()
-		const keep = ^uintptr(0)
-		for _, call := range [][4]uintptr{{unix.SYS_SETGROUPS, 0, 0, 0}, {unix.SYS_SETRESGID, keep, uintptr(gid), keep}, {unix.SYS_SETRESUID, keep, uintptr(uid), keep}} {
-			if _, _, errno := unix.RawSyscall(call[0], call[1], call[2], call[3]); errno != 0 {
-				done <- fmt.Errorf("%w: becoming the user %d: %w", ErrPermission, uid, errno)
-				return
-			}
+		err := become(uid, gid, nil)
+		if err == nil {
+			err = f()
 		}
-		done <- f()
+		if become(0, os.Getegid(), groups) == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- err
 	}()
 	return <-done
+}
+
+// become changes the effective identity of this thread.
+func become(uid, gid int, groups []int) error {
+	const keep = ^uintptr(0)
+	setUser := func() syscall.Errno {
+		_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, keep, uintptr(uid), keep)
+		return errno
+	}
+	list := make([]uint32, len(groups)+1)
+	for i, g := range groups {
+		list[i] = uint32(g)
+	}
+	setGroups := func() syscall.Errno {
+		_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(&list[0])), 0)
+		if errno != 0 {
+			return errno
+		}
+		_, _, errno = unix.RawSyscall(unix.SYS_SETRESGID, keep, uintptr(gid), keep)
+		return errno
+	}
+	// Only root may change groups: it is the first thing to become again, and the last to be no more.
+	steps := []func() syscall.Errno{setGroups, setUser}
+	if uid == 0 {
+		steps = []func() syscall.Errno{setUser, setGroups}
+	}
+	for _, step := range steps {
+		if errno := step(); errno != 0 {
+			return fmt.Errorf("%w: becoming the user %d: %w", ErrPermission, uid, errno)
+		}
+	}
+	return nil
 }

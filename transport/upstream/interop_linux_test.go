@@ -148,6 +148,11 @@ func TestProxies(t *testing.T) {
 			if _, err := io.ReadFull(c, want); err != nil {
 				t.Error(err)
 			}
+			// The echo ends before its way does.
+			if w, ok := c.(interface{ CloseWrite() error }); !ok || w.CloseWrite() != nil {
+				t.Error("no half-close")
+			}
+			io.Copy(io.Discard, c)
 			s := tun.Status()
 			for _, p := range s.Paths {
 				if p.Name != "tls" && (p.Open || p.Opens+p.Failures > 0) || s.Path != "tls" {
