@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -50,8 +51,13 @@ func newDesk(t *testing.T, uid int) *desk {
 	}
 	bus := d.command("dbus-daemon", "--session", "--nofork", "--nopidfile", "--address="+d.session.Bus)
 	bus.SysProcAttr.Pdeathsig = syscall.SIGKILL
-	var said bytes.Buffer
-	bus.Stderr = &said
+	// A file, since a pipe would stay open as long as what the bus has started.
+	said, err := os.Create(filepath.Join(dir, "said"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer said.Close()
+	bus.Stderr = said
 	if err := bus.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +68,8 @@ func newDesk(t *testing.T, uid int) *desk {
 			return d
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("no session bus: %s", &said)
+			b, _ := os.ReadFile(said.Name())
+			t.Fatalf("no session bus: %s", b)
 		}
 	}
 }
@@ -312,6 +319,22 @@ func TestIdentity(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can become another user")
 	}
+	status := func() string {
+		b, err := os.ReadFile("/proc/thread-self/status")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var lines []string
+		for line := range strings.Lines(string(b)) {
+			for _, prefix := range []string{"Uid:", "Gid:", "Groups:", "CapEff:", "CapPrm:"} {
+				if strings.HasPrefix(line, prefix) {
+					lines = append(lines, line)
+				}
+			}
+		}
+		return strings.Join(lines, "")
+	}
+	before := status()
 	for range 20 {
 		if err := as(65534, 65534, func() error {
 			_, err := os.ReadFile("/etc/shadow")
@@ -322,9 +345,16 @@ func TestIdentity(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := os.ReadFile("/etc/shadow"); err != nil {
-			t.Fatal(err)
+		// Whatever thread this goes on with is what it was.
+		var all sync.WaitGroup
+		for range 4 {
+			all.Go(func() {
+				if now := status(); now != before {
+					t.Errorf("a thread is %s\nand was %s", now, before)
+				}
+			})
 		}
+		all.Wait()
 	}
 }
 

@@ -23,6 +23,7 @@ func as(uid, gid int, f func() error) error {
 	if err != nil {
 		return fmt.Errorf("proxysettings: %w", err)
 	}
+	group := os.Getegid() // of this thread, so not to be asked of the other one
 	done := make(chan error, 1)
 	go func() {
 		// The system calls of package syscall would change all threads. Only the effective ids are changed, so that the thread can
@@ -33,7 +34,7 @@ func as(uid, gid int, f func() error) error {
 		if err == nil {
 			err = f()
 		}
-		if become(0, os.Getegid(), groups) == nil {
+		if become(0, group, groups) == nil {
 			runtime.UnlockOSThread()
 		}
 		done <- err
