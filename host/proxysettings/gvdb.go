@@ -15,7 +15,10 @@ const (
 	// maxDatabase bounds a database, in bytes, and maxDepth the pieces of a key.
 	maxDatabase = 16 << 20
 	maxDepth    = 64
-	locksTable  = ".locks"
+	// maxKey bounds a key, and maxKeys all keys of a table together, in bytes: pieces that many keys share are cheap to make long.
+	maxKey     = 4096
+	maxKeys    = 64 << 20
+	locksTable = ".locks"
 
 	gvdbHeader = 24
 	gvdbItem   = 24
@@ -101,12 +104,18 @@ func walk(file, table []byte, f func(key string, kind byte, value []byte) error)
 	items := table[skip:]
 	count := uint32(len(items) / gvdbItem)
 	item := func(i uint32) []byte { return items[i*gvdbItem:][:gvdbItem] }
+	total := uint64(0)
 	for i := range count {
+		length := uint64(0)
 		var pieces []string
 		for at, depth := i, 0; ; depth++ {
 			it := item(at)
 			start, size := uint64(binary.LittleEndian.Uint32(it[8:])), uint64(binary.LittleEndian.Uint16(it[12:]))
-			if start+size > uint64(len(file)) || depth == maxDepth {
+			length += size
+			if total += size; total > maxKeys {
+				return damaged("its keys are too long altogether")
+			}
+			if start+size > uint64(len(file)) || depth == maxDepth || length > maxKey {
 				return damaged("a key that lies outside of it or has no end")
 			}
 			pieces = append(pieces, string(file[start:start+size]))
