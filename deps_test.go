@@ -80,6 +80,8 @@ var arrows = map[string]string{
 	"policy/logon":             "",
 	"host/logins":              "",
 	"internal/logind":          "",
+	"transport/upstream":       "transport",
+	"host/proxysettings":       "",
 }
 
 // owners names the one package that may import an outside dependency, by a prefix of its import path.
@@ -100,7 +102,7 @@ var owners = map[string][]string{
 	"go4.org/netipx":              {"host/firewall"},
 	"github.com/google/nftables":  {"host/firewall"},
 	"github.com/mdlayher/netlink": {"host/firewall"},
-	"github.com/godbus/dbus":      {"host/resolver", "host/logins", "internal/logind"},
+	"github.com/godbus/dbus":      {"host/resolver", "host/logins", "internal/logind", "host/proxysettings"},
 	"github.com/fsnotify":         {"host/resolver"},
 	"golang.zx2c4.com/wireguar":   {"stack/tun", "bench/versus"},
 }
