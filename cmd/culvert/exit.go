@@ -71,7 +71,10 @@ func asUsage(err error) error {
 func codeOf(err error) exitCode {
 	var usage *usageError
 	var dns *net.DNSError
+	var told *toldError
 	switch {
+	case errors.As(err, &told) && told.Exit != exitOK:
+		return told.Exit
 	case errors.As(err, &usage):
 		return exitUsage
 	case errors.Is(err, vpn.ErrLogin):
