@@ -84,6 +84,10 @@ type Config struct {
 	// failure is logged. Which packets come to the device is up to the routes of the machine: Split, Direct and Policy do
 	// not apply, but only packets from and to the addresses of the lease pass. What needs the stack fails with ErrNoStack.
 	Device func(lease *transport.Lease) (packet.Conn, error)
+	// System makes the tunnel carry the traffic of the whole machine; package system has one. The caller closes it, after the
+	// tunnel. What is said about Device holds for it too. Dial and DialUDP, if they are set, reach the gateway in its place; then
+	// keeping that traffic out of the tunnel is up to them. There must not be a Device as well.
+	System System
 	// Transport opens the session instead of the AnyConnect protocol. The fields about the gateway are its
 	// business then.
 	Transport transport.Dialer

@@ -65,6 +65,8 @@ var arrows = map[string]string{
 	"host":                "",
 	"host/firewall":       "",
 	"host/resolver":       "",
+	"system": ". packet stack stack/tun split dns host host/resolver host/firewall flow flow/filter flow/health flow/owner " +
+		"policy transport",
 	"internal/resolved":   "internal/netns",
 	"internal/netns":      "",
 	"internal/ocserv":     "internal/netns",
