@@ -75,12 +75,12 @@ type taste struct {
 	network func(*lab)
 }
 
-// split are the lines of ocserv for a tunnel that only inside names and networks belong to; ocserv has those networks
+// splitLines are the lines of ocserv for a tunnel that only inside names and networks belong to; ocserv has those networks
 // anyway.
-var split = []string{"split-dns = corp.example", "ipv4-network = 192.168.77.0", "ipv6-network = fd00:77::/64"}
+var splitLines = []string{"split-dns = corp.example", "ipv4-network = 192.168.77.0", "ipv6-network = fd00:77::/64"}
 
-// whole are those for a tunnel that everything belongs to.
-var whole = []string{"route = default", "no-route", "tunnel-all-dns = true"}
+// wholeLines are those for a tunnel that everything belongs to.
+var wholeLines = []string{"route = default", "no-route", "tunnel-all-dns = true"}
 
 // newMachine returns a machine before it connects.
 func newMachine(t *testing.T, how taste) *machine {
@@ -296,25 +296,6 @@ func (m *machine) unchanged(when string) {
 		}
 	}
 	m.t.Errorf("%s the machine is not as it was:\n%s", when, difference(m.before, now))
-}
-
-// difference returns the lines that only one of two texts has.
-func difference(before, after string) string {
-	var b strings.Builder
-	only := func(sign, of, other string) {
-		has := make(map[string]bool)
-		for line := range strings.Lines(other) {
-			has[line] = true
-		}
-		for line := range strings.Lines(of) {
-			if !has[line] {
-				b.WriteString(sign + line)
-			}
-		}
-	}
-	only("- ", before, after)
-	only("+ ", after, before)
-	return b.String()
 }
 
 // echo serves a page that is the address of whoever asks.
