@@ -238,15 +238,27 @@ func (m *machine) connectArgs(args ...string) []string {
 	return append([]string{"connect", "--user", "alice", "--passwd-on-stdin", "--non-inter", "--servercert", m.server.Pin, m.server.URL}, args...)
 }
 
-// culvert runs the command on the machine to its end, with what it prints on standard output and standard error.
+// culvert runs the command on the machine to its end.
 func (m *machine) culvert(args ...string) result {
 	m.t.Helper()
-	cmd, kill := m.command(self(m.t), args...)
-	defer time.AfterFunc(30*time.Second, kill).Stop()
-	defer kill()
+	return m.culvertWith("", args...)
+}
+
+// culvertWith is culvert with something on standard input.
+func (m *machine) culvertWith(stdin string, args ...string) result {
+	m.t.Helper()
+	return m.runAs(stdin, self(m.t), args...)
+}
+
+// runAs runs a program on the machine that may run this one as the command.
+func (m *machine) runAs(stdin, name string, args ...string) result {
+	m.t.Helper()
+	cmd, kill := m.command(name, args...)
+	limit := time.AfterFunc(30*time.Second, kill)
+	defer limit.Stop()
 	var out, stderr bytes.Buffer
 	cmd.Env = append(os.Environ(), asCommand+"=1", "XDG_RUNTIME_DIR=")
-	cmd.Stdout, cmd.Stderr = &out, &stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &stderr
 	err := cmd.Run()
 	if cmd.ProcessState == nil {
 		m.t.Fatal(err)
