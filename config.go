@@ -86,7 +86,7 @@ type Config struct {
 	Device func(lease *transport.Lease) (packet.Conn, error)
 	// System makes the tunnel carry the traffic of the whole machine; package system has one. The caller closes it, after the
 	// tunnel. What is said about Device holds for it too. Dial and DialUDP, if they are set, reach the gateway in its place; then
-	// keeping that traffic out of the tunnel is up to them. There must not be a Device as well.
+	// keeping that traffic out of the tunnel is up to them. It goes before a Device.
 	System System
 	// Transport opens the session instead of the AnyConnect protocol. The fields about the gateway are its
 	// business then.
@@ -112,9 +112,13 @@ func (c *Config) direct() DialFunc {
 
 // client returns the AnyConnect client that cfg describes.
 func (c *Config) client(server string) *anyconnect.Dialer {
+	dial, dialUDP, plain := c.Dial, c.DialUDP, false
+	if c.System != nil && dial == nil && dialUDP == nil {
+		dial, dialUDP, plain = c.System.DialContext, c.System.DialContext, true
+	}
 	return &anyconnect.Dialer{
 		Server: server, Prompter: c.prompter(), Cookie: c.Cookie, TLS: c.TLS, Pins: c.Pins,
-		Dial: c.Dial, DialUDP: c.DialUDP, Resolve: c.Resolve,
+		Dial: dial, DialUDP: dialUDP, Plain: plain, Resolve: c.Resolve,
 		NoDTLS: c.NoDTLS, Compress: c.Compress, MTU: c.MTU, DPD: c.DPD, ReconnectTimeout: c.ReconnectTimeout,
 		UserAgent: c.UserAgent, OS: c.OS, Hostname: c.Hostname, Logger: c.Logger,
 	}

@@ -67,9 +67,9 @@ var arrows = map[string]string{
 	"host/resolver":       "",
 	"system": ". packet stack stack/tun split dns host host/resolver host/firewall flow flow/filter flow/health flow/owner " +
 		"policy transport",
-	"internal/resolved":   "internal/netns",
-	"internal/netns":      "",
-	"internal/ocserv":     "internal/netns",
+	"internal/resolved": "internal/netns",
+	"internal/netns":    "",
+	"internal/ocserv":   "internal/netns",
 }
 
 // owners names the one package that may import an outside dependency, by a prefix of its import path.

@@ -1,13 +1,17 @@
 package system
 
 import (
+	"context"
 	"net/netip"
+	"slices"
 	"time"
 
 	"culvert.example/vpn/dns"
 	"culvert.example/vpn/flow/filter"
 	"culvert.example/vpn/flow/health"
+	"culvert.example/vpn/host"
 	"culvert.example/vpn/host/firewall"
+	"culvert.example/vpn/host/resolver"
 )
 
 // A Status is a snapshot of what a System has made of the machine. It does not change once it is handed out.
@@ -112,26 +116,135 @@ type DataPathStatus struct {
 	Rules []filter.Counter `json:"rules,omitempty"`
 }
 
-// Kinds of events.
-const (
-	EventNetwork  = "network"   // the network of the machine has changed
-	EventAsleep   = "asleep"    // the machine was suspended
-	EventRoutes   = "routes"    // another program changed our routes, rules or addresses
-	EventResolver = "resolver"  // another program changed our resolver settings
-	EventFirewall = "firewall"  // another program changed our firewall, or its state has changed
-	EventDataPath = "data-path" // packets take another way
-	EventLease    = "lease"     // the gateway has assigned something else
-)
+// maxListed is how many prefixes of a kind a Status lists.
+const maxListed = 1000
 
-// An Event is something that happened to the machine.
-type Event struct {
-	Time time.Time `json:"time"`
-	// Kind is one of the constants above, What happened in words for a person.
-	Kind string `json:"kind"`
-	What string `json:"what"`
-	// Healed says that what was broken has been made again; Err is why that failed, if it was tried.
-	Healed bool   `json:"healed,omitempty"`
-	Err    string `json:"error,omitempty"`
-	// Asleep is how long the machine was suspended.
-	Asleep time.Duration `json:"asleep,omitempty"`
+// statusTime is how long asking for counters may take.
+const statusTime = time.Second
+
+// Status returns a snapshot.
+func (s *System) Status() Status {
+	ctx, cancel := context.WithTimeout(context.Background(), statusTime)
+	defer cancel()
+	s.mu.Lock()
+	t, set, learned := s.tunnel, s.applied, s.learned
+	st := Status{Attached: t != nil, Since: s.since, Device: s.cfg.Device, Namespace: s.cfg.Namespace, Journal: s.cfg.Journal}
+	st.Firewall = s.firewallStatus()
+	s.mu.Unlock()
+	st.Events = s.events.list()
+	st.Firewall.count(ctx, s.firewall)
+	st.DataPath.Configured = s.cfg.DataPath
+	if t == nil {
+		st.DataPath.Path, st.DataPath.Reason = health.Nowhere, "there is no tunnel"
+		return st
+	}
+	st.Device = t.device
+	st.Addresses, st.MTU, st.Gateways = slices.Clone(set.Addresses), set.MTU, slices.Clone(set.Gateways)
+	st.Routes = routeStatus(set, learned)
+	if t.names != nil {
+		st.Resolver = t.names.status(set)
+	}
+	st.DataPath.fill(t)
+	return st
+}
+
+// routeStatus describes the routes of settings.
+func routeStatus(set host.Settings, learned int) RouteStatus {
+	some := func(list []netip.Prefix) []netip.Prefix { return slices.Clone(list[:min(len(list), maxListed)]) }
+	return RouteStatus{
+		Tunnel: some(set.Tunnel), Direct: some(set.Direct), Blocked: some(set.Blocked),
+		Tunnels: len(set.Tunnel), Directs: len(set.Direct), Blocks: len(set.Blocked),
+		Learned: learned, Local: set.Local.String(), Table: host.DefaultTable, Mark: host.DefaultMark,
+	}
+}
+
+// status describes who is asked for names.
+func (n *names) status(set host.Settings) ResolverStatus {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	r := ResolverStatus{
+		Inside: slices.Clone(n.inside), Domains: slices.Clone(n.domains), All: n.all, Outside: slices.Clone(n.outside), Search: slices.Clone(n.search),
+	}
+	if c, ok := set.Resolver.(resolver.Config); ok {
+		r.Backend, r.Reason, r.Servers = n.backend.String(), n.reason, slices.Clone(c.Servers)
+	}
+	if n.server != nil {
+		stats := n.server.Stats()
+		r.Listen, r.Proxy = n.t.s.cfg.DNS.Listen.String(), &stats
+	}
+	return r
+}
+
+// firewallStatus describes the kill switch, without its counters. The lock is held.
+func (s *System) firewallStatus() FirewallStatus {
+	k := s.cfg.KillSwitch
+	if k == nil {
+		return FirewallStatus{Mode: FirewallOff}
+	}
+	f := FirewallStatus{OnFailure: "closed", Locked: k.Locked}
+	if k.Open {
+		f.OnFailure = "open"
+	}
+	if s.portal.After(time.Now()) {
+		f.PortalUntil = s.portal
+	}
+	switch {
+	case s.inForce != nil && s.tunnel != nil:
+		f.Mode, f.Reason = FirewallTunnel, "a tunnel is in use"
+	case s.inForce != nil:
+		f.Mode, f.Reason = FirewallClosed, "there is no tunnel"
+	case s.lifted:
+		f.Mode, f.Reason = FirewallLifted, "the user lifted it"
+	default:
+		f.Mode, f.Reason = FirewallLifted, "there is no tunnel, and it opens on failure"
+	}
+	return f
+}
+
+// count fills in the counters.
+func (f *FirewallStatus) count(ctx context.Context, fw *firewall.Firewall) {
+	if f.Mode != FirewallTunnel && f.Mode != FirewallClosed {
+		return
+	}
+	stats, err := fw.Stats(ctx)
+	if err != nil {
+		f.Err = err.Error()
+		return
+	}
+	f.Counters = &stats
+}
+
+// fill describes the data path of a tunnel.
+func (d *DataPathStatus) fill(t *tunnel) {
+	sv := t.supervisor.Load()
+	if sv == nil {
+		d.Path = health.Packet
+		switch {
+		case t.s.cfg.Configurator != nil:
+			d.Reason = "a configurator has set the routes"
+		case d.Configured == Auto:
+			d.Reason = "nothing needs the flow path"
+		default:
+			d.Reason = "it was asked for"
+		}
+		return
+	}
+	r := sv.Report()
+	d.Report, d.Path = &r, r.Path
+	d.Reason = "it was asked for"
+	switch {
+	case r.Reason != health.None:
+		d.Reason = "the flow path was left: " + r.Reason.String()
+		if r.Part != "" {
+			d.Reason += " in " + r.Part
+		}
+	case d.Configured == Auto:
+		d.Reason = "the content filter needs it"
+	}
+	if in := sv.Interceptor(); in != nil {
+		d.Flows = in.Stats().Flows
+	}
+	if rules := t.judge.Rules(); rules != nil {
+		d.Rules = rules.Counters()
+	}
 }

@@ -3,83 +3,153 @@ package system
 import (
 	"context"
 	"errors"
-	"net"
-	"syscall"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
 	"time"
 
 	"culvert.example/vpn"
-	"culvert.example/vpn/flow"
-	"culvert.example/vpn/flow/health"
+	"culvert.example/vpn/flow/filter"
 	"culvert.example/vpn/host"
+	"culvert.example/vpn/host/firewall"
+	"culvert.example/vpn/host/resolver"
 	"culvert.example/vpn/split"
 )
+
+// applyTime is how long a change of the machine may take that nobody has given a time for.
+const applyTime = 10 * time.Second
 
 var _ vpn.System = (*System)(nil)
 
 // A System makes this machine use tunnels, one after the other. It is given to them as [vpn.Config.System]. Its methods may
 // be called from several goroutines.
-type System struct{}
+type System struct {
+	cfg    Config
+	log    *slog.Logger
+	rules  *filter.Rules // of the content filter; nil allows everything
+	outer  *place        // of the connections to the gateway
+	inner  *place        // of the device
+	shared bool          // both are the same namespace
 
-// Open undoes what a dead process has left behind, takes the journal's lock, and checks that the machine can be changed. With
-// a [KillSwitch] it is in force when Open returns. Otherwise nothing is changed before there is a tunnel. The context
-// bounds only the opening. The caller closes the System.
-//
-// Errors match [ErrConfig], [ErrNoTUN], [ErrNotPermitted], [ErrBusy], errors.ErrUnsupported on systems other than
-// Linux, or others of the package host.
-func Open(ctx context.Context, cfg Config) (*System, error) { return nil, errors.ErrUnsupported }
+	machine  *host.Machine
+	resolver *resolver.Resolver
+	firewall *firewall.Firewall
 
-// Attach implements [vpn.System]: it opens the network interface, and sets addresses, routes, resolver and firewall as the lease
-// and the Config say.
-func (s *System) Attach(ctx context.Context, link vpn.SystemLink) (vpn.SystemDevice, error) {
-	return nil, errors.ErrUnsupported
+	stop    context.CancelFunc
+	running sync.WaitGroup
+	events  events
+
+	// applying is held while the machine is being changed, so that the latest state is what remains. It is taken before mu.
+	applying sync.Mutex
+
+	mu            sync.Mutex
+	tunnel        *tunnel // nil while there is none
+	attaching     bool
+	closed        bool
+	since         time.Time // when a tunnel came or went
+	lifted        bool      // the kill switch was, until the next tunnel
+	searching     bool      // the tunnel looks for its gateway elsewhere
+	portal        time.Time // when the window closes
+	portalServers []netip.AddrPort
+	endpoints     []firewall.Endpoint // what sockets of the tunnel have connected to, the latest at the end
+	applied       host.Settings       // in force
+	inForce       *firewall.Config    // of applied
+	learned       int                 // of the prefixes of applied
 }
 
-// DialContext implements [vpn.System]. It also serves other programs that have to get past the tunnel, such as to an
-// HTTP proxy in front of the gateway. Names are asked for outside of the tunnel.
-func (s *System) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	return nil, errors.ErrUnsupported
+// settings returns how the machine should be. The lock is held.
+func (s *System) settings(networks []netip.Prefix) (set host.Settings, learned int) {
+	if w := s.wall(networks); w != nil {
+		set.Firewall = *w
+	}
+	t := s.tunnel
+	if t == nil || s.cfg.Configurator != nil {
+		return set, 0
+	}
+	learned = t.routes(&set)
+	if t.names != nil {
+		if c, ok := t.names.resolverConfig(); ok {
+			set.Resolver = c
+		}
+	}
+	return set, learned
 }
 
-// Control marks a socket as one of the tunnel itself, before it connects to address, and lets it through the kill
-// switch. It fits net.Dialer.Control and net.ListenConfig.Control, for sockets in the namespace of the thread that called Open.
-func (s *System) Control(network, address string, c syscall.RawConn) error {
-	return errors.ErrUnsupported
+// apply makes the machine as it should be now.
+func (s *System) apply(ctx context.Context) error {
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	var networks []netip.Prefix
+	if k := s.cfg.KillSwitch; k != nil && k.LocalLAN {
+		networks = s.connected()
+	}
+	s.mu.Lock()
+	set, learned := s.settings(networks)
+	s.mu.Unlock()
+	var err error
+	if set.Firewall == nil && set.Device == "" {
+		var report host.Report
+		if report, err = s.machine.Undo(ctx); len(report.Left) > 0 {
+			s.log.Warn("left as other programs have made it", "what", report.Left)
+		}
+	} else {
+		err = s.machine.Apply(ctx, set)
+	}
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.applied, s.learned, s.inForce = set, learned, nil
+	if w, ok := set.Firewall.(firewall.Config); ok {
+		s.inForce = &w
+	}
+	return nil
 }
-
-// Status returns a snapshot.
-func (s *System) Status() Status { return Status{} }
 
 // Explain tells where a destination lies and by which rule: in the tunnel, outside, or nowhere. Host is a name or an address.
-func (s *System) Explain(host string) (split.Verdict, error) { return split.Verdict{}, errors.ErrUnsupported }
-
-// Flows returns the flows on the flow path, the oldest first.
-func (s *System) Flows() []flow.Info { return nil }
-
-// Confirm confirms that packets take the path want, and that this is in order. Errors match health.ErrNotConfirmed,
-// or [ErrNoFlowPath] if there is no tunnel.
-func (s *System) Confirm(want health.Path) error { return errors.ErrUnsupported }
-
-// Revert goes back to the flow path after it was left, and waits until packets take it. Errors match [ErrNoFlowPath],
-// flow.ErrNoRevert or health.ErrNotConfirmed, or are that of ctx.
-func (s *System) Revert(ctx context.Context) error { return errors.ErrUnsupported }
-
-// Failover leaves the flow path for the packet path. The error matches [ErrNoFlowPath] if there is none.
-func (s *System) Failover() error { return errors.ErrUnsupported }
-
-// Lift lifts the kill switch until the next tunnel. Errors match [ErrNoKillSwitch] or [ErrLocked].
-func (s *System) Lift(ctx context.Context) error { return errors.ErrUnsupported }
-
-// OpenPortalWindow lets connections to web servers, and questions to the machine's own DNS servers, through the kill switch
-// for d, at most an hour, so that a person can log in at a captive portal. The kernel closes the window. A d of zero closes it
-// now. The error matches [ErrNoKillSwitch] if there is none.
-func (s *System) OpenPortalWindow(ctx context.Context, d time.Duration) error { return errors.ErrUnsupported }
+// Without a tunnel everything is outside.
+func (s *System) Explain(host string) (split.Verdict, error) {
+	s.mu.Lock()
+	t := s.tunnel
+	s.mu.Unlock()
+	if t == nil {
+		return split.Verdict{Way: split.Direct, Rule: "there is no tunnel"}, nil
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return t.router.Why("", addr.Unmap().WithZone("")), nil
+	}
+	if host == "" || len(host) > 254 {
+		return split.Verdict{}, fmt.Errorf("system: %.40q is neither a name nor an address", host)
+	}
+	return t.router.Why(host, netip.Addr{}), nil
+}
 
 // Close undoes all changes of the machine, except that a locked kill switch stays. Tunnels that use the System fail. It returns
 // what could not be undone; that stays in the journal.
-func (s *System) Close() error { return errors.ErrUnsupported }
-
-// Repair undoes what a dead process has left behind. Of the Config it needs only Journal, Namespace and DNS as they were then;
-// a KillSwitch that is Locked stays in force. Errors match [ErrBusy] if the process is alive, or others of the package host.
-func Repair(ctx context.Context, cfg Config) (host.Report, error) {
-	return host.Report{}, errors.ErrUnsupported
+func (s *System) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	t := s.tunnel
+	k := s.cfg.KillSwitch
+	keep := k != nil && k.Locked && !k.Open
+	s.lifted = !keep
+	s.mu.Unlock()
+	var errs []error
+	if t != nil {
+		t.fail(ErrClosed)
+		errs = append(errs, t.detach())
+	}
+	s.stop()
+	s.running.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), applyTime)
+	defer cancel()
+	errs = append(errs, s.apply(ctx), s.machine.Close())
+	s.closePlaces()
+	return errors.Join(errs...)
 }

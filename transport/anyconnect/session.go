@@ -366,7 +366,7 @@ func (s *Session) connect(ctx context.Context) (*cstp.Conn, error) {
 	// Only the member of a cluster that made the session knows it, so the address is kept, unless it is said to change. What a
 	// dialer of the caller's connects to may be a proxy, whose address that is then.
 	address := ticket.Host
-	if ticket.Addr.IsValid() && s.dialer.Dial == nil && (old == nil || !old.DynamicAddress) {
+	if ticket.Addr.IsValid() && (s.dialer.Dial == nil || s.dialer.Plain) && (old == nil || !old.DynamicAddress) {
 		address = ticket.Addr.String()
 	}
 	nc, err := s.dialer.dial(ctx, "tcp", address)
