@@ -177,7 +177,7 @@ func (a *app) serveAgent(w *whereFlags, g *agent) (stop func(), err error) {
 		defer close(done)
 		srv.Serve(sameUser(l))
 	}()
-	return func() {
+	return sync.OnceFunc(func() {
 		cancel()
 		ctx, cancel := context.WithTimeout(context.Background(), farewell)
 		defer cancel()
@@ -185,5 +185,5 @@ func (a *app) serveAgent(w *whereFlags, g *agent) (stop func(), err error) {
 			srv.Close()
 		}
 		<-done
-	}, nil
+	}), nil
 }

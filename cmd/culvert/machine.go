@@ -47,7 +47,11 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 		return err
 	}
 	r := a.reporter()
-	scfg.OnEvent = func(e system.Event) { tellMachine(r, e) }
+	scfg.OnEvent = func(e system.Event) {
+		if e.Kind != system.EventNetwork || a.json || a.verbose > 0 {
+			tellMachine(r, e)
+		}
+	}
 	sys, err := system.Open(ctx, scfg)
 	if errors.Is(err, system.ErrConfig) {
 		return &usageError{err: err}
@@ -65,7 +69,10 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	if m.alwaysOn != "" {
 		r.say(event{Event: "system", State: "closed", KillSwitch: sys.Status().Firewall.Mode}, "kill switch: nothing leaves this machine but what makes the tunnel")
 	}
-	u := &usage{app: a, sys: sys, agent: g, flags: c, hangup: hangupSignal(ctx), removePID: func() {}}
+	u := &usage{
+		app: a, sys: sys, agent: g, flags: c, hangup: hangupSignal(ctx), where: m.whereFlags, scripted: scfg.Configurator != nil,
+		removePID: func() {}, stop: stop,
+	}
 	end := u.run(ctx, server, cfg, ask, m.alwaysOn != "")
 	return u.leave(end, m.alwaysOn == "closed")
 }
@@ -80,7 +87,10 @@ type usage struct {
 	up     bool            // it was up once
 	tunnel *vpn.Tunnel     // the last one, nil if it is closed
 
+	where     *whereFlags
+	scripted  bool // a script configures the machine
 	removePID func()
+	stop      func() // ends the control protocol
 }
 
 // run has the machine use tunnels. With again, it makes another one when one ends without anybody wanting that.
@@ -205,11 +215,11 @@ func (u *usage) leave(end ending, closed bool) error {
 	r := u.app.reporter()
 	defer u.removePID()
 	status := u.sys.Status()
-	if end.keep && u.tunnel != nil {
-		// What is not closed is not logged out. The process ends with this, and its sockets with it.
-		err := u.sys.Close()
-		r.say(event{Event: "system", State: "closed"}, "%s; the session lives on at the gateway", undone(status))
-		return err
+	if end.keep && u.tunnel != nil && !u.scripted {
+		u.removePID()
+		u.stop()
+		r.say(event{Event: "tunnel", State: "closed"}, "left without logging out")
+		return u.app.becomeRepair(u.where)
 	}
 	if u.tunnel != nil {
 		u.tunnel.Close()

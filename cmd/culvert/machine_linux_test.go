@@ -107,7 +107,9 @@ func newMachine(t *testing.T, how taste) *machine {
 	}
 	m.asked["inside"] = l.names(l.gateway, ocserv.Inside.String(), insideAnswer)
 	m.asked["outside"] = l.names(l.router, resolver, outsideAnswer)
-	m.asked["outside"].answers = map[string]string{"app.saas.example.": saas}
+	for _, s := range m.asked {
+		s.answers = map[string]string{"app.saas.example.": saas}
+	}
 
 	m.hold()
 	if how.resolved {
