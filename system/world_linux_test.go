@@ -58,7 +58,9 @@ func newWorld(tb testing.TB) *world {
 	w := &world{tb: tb, lab: netns.New(tb), dir: tb.TempDir(), outside: newZone(), inside: newZone()}
 	w.client, w.router = w.lab.Host("client"), w.lab.Host("router")
 	for _, h := range []*netns.Host{w.client, w.router} {
-		h.Sysctl("net.ipv6.conf.default.accept_dad", "0") // addresses can be used at once
+		// Addresses can be used at once.
+		h.Sysctl("net.ipv6.conf.all.accept_dad", "0")
+		h.Sysctl("net.ipv6.conf.default.accept_dad", "0")
 	}
 	w.clientIf, _ = w.lab.Join(w.client, clientAddr.String()+"/24 2001:db8:7::2/64", w.router, routerAddr.String()+"/24 2001:db8:7::1/64")
 	w.client.IP("route", "add", "default", "via", routerAddr.String())
