@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -74,6 +75,7 @@ func (s *System) note(e Event) {
 func (s *System) watch() {
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
+	s.surroundings = s.look(nil)
 	s.running.Go(func() {
 		if err := s.machine.Watch(ctx, s.happened); err != nil && ctx.Err() == nil {
 			s.note(Event{Kind: EventNetwork, What: "the network is not watched any more", Err: err.Error()})
@@ -120,20 +122,56 @@ func (s *System) happened(h host.Event) {
 		}
 		s.note(e)
 	}
-	if h.Changed&outward != 0 {
+	others := slices.DeleteFunc(slices.Clone(h.Interfaces), func(name string) bool { return name == s.cfg.Device })
+	moved := h.Changed&outward != 0 && (len(others) > 0 || len(h.Interfaces) == 0) && s.moved(t)
+	if moved {
 		what := h.Changed.String()
-		if len(h.Interfaces) > 0 {
-			what += " of " + strings.Join(h.Interfaces, ", ")
+		if len(others) > 0 {
+			what += " of " + strings.Join(others, ", ")
 		}
 		s.note(Event{Kind: EventNetwork, What: "changed: " + what})
 	}
-	if t == nil || h.Changed&outward == 0 && h.Asleep == 0 {
+	if t == nil || !moved && h.Asleep == 0 {
 		return
 	}
 	t.kick(workNetwork)
 	if t.link.NetworkChanged != nil {
 		t.link.NetworkChanged()
 	}
+}
+
+// surroundings are how the machine was connected when it was last looked at: its networks, and the ways out of it, to the gateway too if
+// there is one.
+type surroundings struct {
+	gateway netip.Addr
+	ways    string
+}
+
+// look returns how the machine is connected.
+func (s *System) look(t *tunnel) surroundings {
+	var r surroundings
+	targets := []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 1}), netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8})}
+	if t != nil {
+		s.mu.Lock()
+		r.gateway = t.lease.Gateway.Addr().Unmap()
+		s.mu.Unlock()
+		targets = append(targets, r.gateway)
+	}
+	var b strings.Builder
+	fmt.Fprint(&b, s.connected())
+	for _, a := range targets {
+		exits, _ := s.machine.Network().Exits(a, host.DefaultMark)
+		fmt.Fprint(&b, a, exits)
+	}
+	r.ways = b.String()
+	return r
+}
+
+// moved reports whether the machine is connected in another way than when it was last looked at.
+func (s *System) moved(t *tunnel) bool {
+	was := s.surroundings
+	s.surroundings = s.look(t)
+	return s.surroundings.ways != was.ways && s.surroundings.gateway == was.gateway
 }
 
 // some joins the first few of a list.

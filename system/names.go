@@ -23,6 +23,8 @@ const (
 	maxRouted = 512
 	// maxReverse is how many reverse zones these may have among them.
 	maxReverse = 64
+	// maxZones is how many reverse zones the proxy knows.
+	maxZones = 4096
 	// maxInside is how many servers in the tunnel are asked.
 	maxInside = 8
 )
@@ -126,14 +128,10 @@ func (n *names) configure(ctx context.Context, lease *transport.Lease) error {
 	inside := lease.DNS[:min(len(lease.DNS), maxInside)]
 	domains := slices.Concat(lease.SplitDNS, lease.SearchDomains, lease.DynamicInclude, c.User.DynamicInclude, c.DNS.Domains)
 	all := only || len(inside) > 0 && len(lease.SplitDNS) == 0
-	var reverse []string
-	for _, p := range lease.Include {
-		if p.Bits() > 0 {
-			reverse = append(reverse, dns.ReverseZones(p)...)
-		}
-	}
+	reverse := reverseZones(lease.Include)
 	if n.server != nil {
-		if err := n.server.Configure(n.rules(lease, inside, domains, all, only, outside, localSearch)); err != nil {
+		suffixes := slices.Concat(domains, reverse)
+		if err := n.server.Configure(n.rules(lease, inside, suffixes, all, only, outside, localSearch)); err != nil {
 			return fmt.Errorf("system: the names of the gateway and the user: %w", err)
 		}
 	}
@@ -150,7 +148,7 @@ func (n *names) configure(ctx context.Context, lease *transport.Lease) error {
 }
 
 // rules says which name is asked for where.
-func (n *names) rules(lease *transport.Lease, inside []netip.Addr, domains []string, all, only bool, outside []netip.AddrPort, localSearch []string) dns.Rules {
+func (n *names) rules(lease *transport.Lease, inside []netip.Addr, suffixes []string, all, only bool, outside []netip.AddrPort, localSearch []string) dns.Rules {
 	s := n.t.s
 	noIPv6 := s.cfg.DNS.NoIPv6 && !hasFamily(lease.Addresses, true)
 	r := dns.Rules{TunnelAll: only, Search: lease.SearchDomains, LocalSearch: localSearch, SingleLabels: !all}
@@ -162,12 +160,7 @@ func (n *names) rules(lease *transport.Lease, inside []netip.Addr, domains []str
 		for _, a := range inside {
 			servers = append(servers, netip.AddrPortFrom(a, 53))
 		}
-		z := dns.Zone{Name: "inside", Suffixes: slices.Clone(domains), Way: dns.Tunnel, NoIPv6: noIPv6, Upstreams: dns.Clients(servers, n.t.dialInside)}
-		for _, p := range lease.Include {
-			if p.Bits() > 0 {
-				z.Prefixes = append(z.Prefixes, p)
-			}
-		}
+		z := dns.Zone{Name: "inside", Suffixes: suffixes, Way: dns.Tunnel, NoIPv6: noIPv6, Upstreams: dns.Clients(servers, n.t.dialInside)}
 		if all {
 			z.Suffixes = append(z.Suffixes, ".")
 		}
@@ -180,6 +173,20 @@ func (n *names) rules(lease *transport.Lease, inside []netip.Addr, domains []str
 		})
 	}
 	return r
+}
+
+// reverseZones returns the names below which the addresses of networks have theirs. Where there are too many, those of the widest
+// networks come first.
+func reverseZones(networks []netip.Prefix) []string {
+	networks = slices.Clone(networks)
+	slices.SortStableFunc(networks, func(a, b netip.Prefix) int { return a.Bits() - b.Bits() })
+	var zones []string
+	for _, p := range networks {
+		if p.Bits() > 0 && len(zones) < maxZones {
+			zones = append(zones, dns.ReverseZones(p)...)
+		}
+	}
+	return zones
 }
 
 // asksOutside reports whether the proxy has names that are asked for outside of the tunnel.

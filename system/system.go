@@ -36,9 +36,10 @@ type System struct {
 	resolver *resolver.Resolver
 	firewall *firewall.Firewall
 
-	stop    context.CancelFunc
-	running sync.WaitGroup
-	events  events
+	stop         context.CancelFunc
+	running      sync.WaitGroup
+	events       events
+	surroundings surroundings // belongs to the goroutine that watches
 
 	// applying is held while the machine is being changed, so that the latest state is what remains. It is taken before mu.
 	applying sync.Mutex
