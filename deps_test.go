@@ -23,6 +23,7 @@ var arrows = map[string]string{
 	"split":                    "",
 	"dns":                      "",
 	"proxy":                    "",
+	"script":                   "transport",
 	"stack":                    "packet packet/offload",
 	"stack/tun":                "packet packet/offload",
 	"policy":                   "packet",
