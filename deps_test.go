@@ -60,7 +60,7 @@ var arrows = map[string]string{
 	"examples/gateway":    "gateway",
 	"bench":               "",
 	"bench/table":         "",
-	"bench/versus":        ". gateway internal/netns internal/ocserv packet stack/tun transport transport/login",
+	"bench/versus":        ". dns gateway internal/netns internal/ocserv packet stack/tun transport transport/login",
 	"bench/scale":         ". gateway transport transport/login",
 	"internal/leak":       "",
 	"host":                "",
