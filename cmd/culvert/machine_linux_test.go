@@ -45,6 +45,7 @@ type machine struct {
 	holder int                    // a process that does nothing in it
 	before string                 // how it was
 	out    *tap                   // what leaves it
+	mark   time.Time              // until when that was looked at
 	asked  map[string]*nameserver // inside and outside
 	daemon *resolved.Daemon       // nil if it has none
 }

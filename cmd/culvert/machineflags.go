@@ -187,15 +187,10 @@ func (m *machineFlags) systemConfig(a *app) (system.Config, error) {
 	if cfg.Filter, err = readFilter(m.filterFile); err != nil {
 		return fail(err)
 	}
-	if cfg.Configurator, err = m.configurator(a, &cfg); err != nil {
+	if cfg.Configurator, err = m.configurator(a); err != nil {
 		return fail(err)
 	}
 	return cfg, nil
-}
-
-// configurator returns what configures the machine instead of this program, or nil.
-func (m *machineFlags) configurator(a *app, cfg *system.Config) (system.Configurator, error) {
-	return nil, nil
 }
 
 // dns says how names are asked for.

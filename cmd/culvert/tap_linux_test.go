@@ -128,21 +128,21 @@ func (t *tap) all() []tapped {
 	return t.packets[:len(t.packets):len(t.packets)]
 }
 
-// forget forgets what has come so far.
-func (t *tap) forget() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.packets = nil
+// heard reports whether anything has come since then.
+func (t *tap) heard(since time.Time) bool {
+	all := t.all()
+	return len(all) > 0 && all[len(all)-1].at.After(since)
 }
 
-// strangers returns what has come that is neither for the gateway nor needed to have a link at all: ARP, neighbour and router
+// strangers returns what has come since then that is neither for the gateway nor needed to have a link at all: ARP, neighbour and router
 // discovery and multicast listeners (RFC 4861, RFC 3810), DHCP.
-func (t *tap) strangers() map[string]int {
+func (t *tap) strangers(since time.Time) map[string]int {
 	gateway := netip.AddrPortFrom(outside, ocserv.Port)
 	found := make(map[string]int)
 	for _, p := range t.all() {
 		w := strings.Fields(p.what)
 		switch {
+		case p.at.Before(since):
 		case p.what == "arp":
 		case p.what == fmt.Sprintf("tcp %v %d", gateway.Addr(), gateway.Port()), p.what == fmt.Sprintf("udp %v %d", gateway.Addr(), gateway.Port()):
 		case w[0] == "icmp6" && strings.Contains(" 130 131 132 133 134 135 136 137 143 ", " "+w[2]+" "):
