@@ -23,8 +23,8 @@ func (a *app) connect() *cobra.Command {
 gateway and the flags say. It needs root (CAP_NET_ADMIN) and Linux. Every change is recorded before it is made, and undone
 at the end; what a crash leaves is undone by "culvert repair" or the next connect.
 
-SIGINT and SIGTERM log out, undo everything and end the command. SIGHUP does the same without logging out, so that the
-session can be used again with --cookie. SIGUSR1 prints the state, SIGUSR2 checks the paths to the gateway at once.
+SIGINT and SIGTERM log out, undo everything and end the command. SIGHUP does the same without logging out (unless there is a
+--script), so that the session can be used again with --cookie. SIGUSR1 prints the state, SIGUSR2 checks the paths to the gateway at once.
 
 With one of these it only logs in, without root, and prints what it takes to open the tunnel, in the shape of openconnect:
 

@@ -104,7 +104,7 @@ func (u *usage) run(ctx context.Context, server string, cfg *vpn.Config, ask *as
 			pause = firstRetry
 			end = u.use(ctx, t, ask)
 		}
-		if end.wanted() || !again || !passing(end.err) {
+		if end.wanted() || !again || !passing(end.err, ask) {
 			return end
 		}
 		u.agent.tunnel(nil, end.err)
@@ -116,11 +116,14 @@ func (u *usage) run(ctx context.Context, server string, cfg *vpn.Config, ask *as
 	}
 }
 
-// passing reports whether an error may be another one in a while.
-func passing(err error) bool {
+// passing reports whether another attempt may succeed where one has failed with err.
+func passing(err error, ask *asker) bool {
 	switch codeOf(err) {
-	case exitUnreachable, exitEnded:
+	case exitUnreachable:
 		return true
+	case exitEnded:
+		// A session that is over needs another login, for which there may be nobody to ask.
+		return !errors.Is(err, vpn.ErrExpired) || ask.Unattended()
 	}
 	return false
 }

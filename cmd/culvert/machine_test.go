@@ -379,3 +379,26 @@ func TestSystemHints(t *testing.T) {
 		}
 	}
 }
+
+// TestPassing says after which ends a kill switch has another tunnel made.
+func TestPassing(t *testing.T) {
+	attended, unattended := &asker{}, &asker{repeat: true}
+	for _, tt := range []struct {
+		err  error
+		ask  *asker
+		want bool
+	}{
+		{vpn.ErrUnreachable, attended, true},
+		{vpn.ErrDisconnected, attended, true},
+		{vpn.ErrExpired, attended, false},
+		{vpn.ErrExpired, unattended, true},
+		{vpn.ErrLogin, unattended, false},
+		{vpn.ErrUntrusted, unattended, false},
+		{vpn.ErrPrompt, unattended, false},
+		{system.ErrCapture, unattended, false},
+	} {
+		if got := passing(tt.err, tt.ask); got != tt.want {
+			t.Errorf("%v: %v", tt.err, got)
+		}
+	}
+}

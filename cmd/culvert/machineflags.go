@@ -82,10 +82,16 @@ func (w *whereFlags) check() error {
 	if w.journal != "" && !filepath.IsAbs(w.journal) {
 		return usagef("--journal %s: want an absolute path", oneLine(w.journal))
 	}
-	if w.netns != "" && !strings.Contains(w.netns, "/") {
-		if _, err := os.Stat(filepath.Join("/run/netns", w.netns)); errors.Is(err, fs.ErrNotExist) {
-			return usagef("--netns %s: there is no such namespace; make it with: ip netns add %s", oneLine(w.netns), oneLine(w.netns))
-		}
+	return nil
+}
+
+// checkNamespace reports a namespace that does not exist.
+func (w *whereFlags) checkNamespace() error {
+	if w.netns == "" || strings.Contains(w.netns, "/") {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join("/run/netns", w.netns)); errors.Is(err, fs.ErrNotExist) {
+		return usagef("--netns %s: there is no such namespace; make it with: ip netns add %s", oneLine(w.netns), oneLine(w.netns))
 	}
 	return nil
 }
@@ -154,6 +160,9 @@ func (m *machineFlags) systemConfig(a *app) (system.Config, error) {
 	cfg := system.Config{Device: m.iface, Namespace: m.netns, Journal: m.journalPath(), Logger: a.reporter().logger(a.verbose)}
 	fail := func(err error) (system.Config, error) { return system.Config{}, err }
 	if err := m.check(); err != nil {
+		return fail(err)
+	}
+	if err := m.checkNamespace(); err != nil {
 		return fail(err)
 	}
 	if m.argv.Changed("setuid") {

@@ -173,7 +173,7 @@ func (r *machineReport) print(p *page, now time.Time) error {
 		}
 		p.line("Gateway", "%s", to)
 	}
-	if r.Device != "" {
+	if r.Device != "" && r.MTU != 0 {
 		p.line("Interface", "%s, MTU %d%s", r.Device, r.MTU, orNothing(", in the namespace ", r.Namespace))
 	}
 	p.line("Addresses", "%s", join(r.Addresses))
