@@ -10,6 +10,7 @@ import (
 
 	"culvert.example/vpn/host"
 	"culvert.example/vpn/host/firewall"
+	"culvert.example/vpn/split"
 )
 
 // maxEndpoints is how many addresses that sockets of the tunnel have connected to are remembered, the latest ones.
@@ -93,15 +94,14 @@ func (s *System) wall(networks []netip.Prefix) *firewall.Config {
 // outside reports whether sockets of ours have to reach destinations outside of the tunnel.
 func (t *tunnel) outside() bool { return t.intercepts || t.names != nil && t.names.asksOutside() }
 
-// holes lets through what is excluded from the tunnel by prefixes.
+// holes lets through what is excluded from the tunnel by prefixes, or was learned to be by name.
 func (t *tunnel) holes(w *firewall.Config) {
-	excluded := slices.Concat(t.lease.Exclude, t.s.cfg.User.Exclude)
-	_, learned := t.router.Prefixes()
 	if t.intercepts {
 		return // the marked sockets of the flow path carry it
 	}
-	for _, p := range slices.Concat(excluded, learned) {
-		if p = p.Masked(); !narrow(p) || t.router.Route("", p.Addr()).String() != "direct" || p.Addr().Is6() && t.noIPv6 {
+	_, learned := t.router.Prefixes()
+	for _, p := range slices.Concat(t.lease.Exclude, t.s.cfg.User.Exclude, learned) {
+		if p = p.Masked(); !narrow(p) || p.Addr().Is6() && t.noIPv6 || t.router.Why("", p.Addr()).Way != split.Direct {
 			continue
 		}
 		if len(w.Hosts) == maxHosts {

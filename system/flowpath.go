@@ -19,8 +19,9 @@ import (
 
 // How patient the flow path is watched. All together a failure is over within a second.
 const (
-	flowInterval = 150 * time.Millisecond
-	flowSilence  = 500 * time.Millisecond
+	flowInterval = 100 * time.Millisecond
+	flowSilence  = 400 * time.Millisecond
+	decideTime   = 200 * time.Millisecond
 	switchTime   = 400 * time.Millisecond
 	startTime    = 5 * time.Second
 	routeTime    = 250 * time.Millisecond // of it, for the routes
@@ -92,7 +93,7 @@ func (t *tunnel) supervise(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
 	sv.Watch(ctx, func(r health.Report) {
-		if r.Path != health.Nowhere && r.Confirmed || r.Reason != health.None {
+		if r.Healthy || r.Reason != health.None {
 			cancel()
 		}
 	})
@@ -112,7 +113,10 @@ func (t *tunnel) intercept(current *atomic.Pointer[flow.Side], failed func(healt
 	s := t.s
 	side := t.sw.Side()
 	cfg := flow.Config{
-		Device: side, Decider: t.judge, Tunnel: t.stack.DialContext, Direct: s.dialDirect, Ping: t.ping, Failed: failed, Logger: s.log,
+		Device: side, Decider: t.judge, Tunnel: t.stack.DialContext, Direct: s.dialDirect, Ping: t.ping, Failed: failed, DecideTime: decideTime, Logger: s.log,
+	}
+	if s.interpose != nil {
+		cfg.Decider = s.interpose(t.judge)
 	}
 	if t.owners != nil {
 		cfg.Owners = t.owners
@@ -195,13 +199,7 @@ func (t *tunnel) mayLeave(name string, addr netip.Addr) bool {
 	if lifted {
 		return true
 	}
-	switch t.router.Why(name, addr).Origin {
-	case split.FromGateway, split.FromUser, split.FromLease:
-		return true
-	case split.FromMachine:
-		return k.LocalLAN
-	}
-	return false
+	return t.strict.Load().Route(name, addr) == split.Direct && (k.LocalLAN || t.router.Why(name, addr).Origin != split.FromMachine)
 }
 
 // dialInside connects to a DNS server in the tunnel, by the path that is taken. It never leaves by another interface.

@@ -62,14 +62,18 @@ func echo(conn net.Conn, v6 bool, payload []byte) error {
 	}
 	sequence := m[6:8]
 	_, local := conn.(*net.IPConn) // which sees the answers to other programs as well
-	answer := make([]byte, len(m)+1)
+	const maxHeader = 60           // of IPv4, which comes along
+	answer := make([]byte, maxHeader+len(m)+1)
 	for {
 		n, err := conn.Read(answer)
 		if err != nil {
 			return err
 		}
 		a := answer[:n]
-		if n != len(m) || a[0] != reply || !bytes.Equal(a[echoHeader:], payload) {
+		if local && !v6 && n > 0 {
+			a = a[min(n, int(a[0]&15)*4):]
+		}
+		if len(a) != len(m) || a[0] != reply || !bytes.Equal(a[echoHeader:], payload) {
 			continue
 		}
 		if !local || bytes.Equal(a[4:6], m[4:6]) && bytes.Equal(a[6:8], sequence) {

@@ -29,6 +29,16 @@ func (c *Config) splitConfig(lease *transport.Lease, networks []netip.Prefix) sp
 	return s
 }
 
+// strictConfig returns c for a machine with a kill switch, from which only that leaves past the tunnel which is excluded, and narrow.
+func strictConfig(c split.Config) split.Config {
+	narrowed := func(list []netip.Prefix) []netip.Prefix {
+		return slices.DeleteFunc(slices.Clone(list), func(p netip.Prefix) bool { return !narrow(p) })
+	}
+	c.Include, c.Bypass = nil, false
+	c.Exclude, c.User.Exclude = narrowed(c.Exclude), narrowed(c.User.Exclude)
+	return c
+}
+
 // dynamic reports whether destinations are split by name.
 func (c *Config) dynamic(lease *transport.Lease) bool {
 	return len(lease.DynamicInclude)+len(lease.DynamicExclude)+len(c.User.DynamicInclude)+len(c.User.DynamicExclude) > 0
@@ -57,6 +67,11 @@ func (t *tunnel) describe(lease *transport.Lease, networks []netip.Prefix) error
 	if err != nil {
 		return fmt.Errorf("system: the routes of the gateway and the user: %w", err)
 	}
+	strict, err := split.New(strictConfig(c))
+	if err != nil {
+		return fmt.Errorf("system: the routes of the gateway and the user: %w", err)
+	}
+	t.strict.Store(strict)
 	t.lease, t.lan = lease, t.s.cfg.LocalLAN.or(lease.ExcludeLocalLAN)
 	t.in, t.out = table.Prefixes()
 	t.router.SetTable(table)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"culvert.example/vpn"
+	"culvert.example/vpn/flow"
 	"culvert.example/vpn/flow/filter"
 	"culvert.example/vpn/host"
 	"culvert.example/vpn/host/firewall"
@@ -31,6 +32,8 @@ type System struct {
 	outer  *place        // of the connections to the gateway
 	inner  *place        // of the device
 	shared bool          // both are the same namespace
+
+	interpose func(flow.Decider) flow.Decider // by tests, in front of the content filter
 
 	machine  *host.Machine
 	resolver *resolver.Resolver

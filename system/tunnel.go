@@ -42,6 +42,7 @@ type tunnel struct {
 	owners     *owner.Finder // nil if the system does not tell
 	supervisor atomic.Pointer[flow.Supervisor]
 	judge      *flow.Judge
+	strict     atomic.Pointer[split.Table] // what a kill switch lets past the tunnel is direct
 
 	// Guarded by the lock of the System.
 	given      *transport.Lease // as the tunnel has it

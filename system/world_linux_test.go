@@ -57,11 +57,6 @@ func newWorld(tb testing.TB) *world {
 	tb.Helper()
 	w := &world{tb: tb, lab: netns.New(tb), dir: tb.TempDir(), outside: newZone(), inside: newZone()}
 	w.client, w.router = w.lab.Host("client"), w.lab.Host("router")
-	for _, h := range []*netns.Host{w.client, w.router} {
-		// Addresses can be used at once.
-		h.Sysctl("net.ipv6.conf.all.accept_dad", "0")
-		h.Sysctl("net.ipv6.conf.default.accept_dad", "0")
-	}
 	w.clientIf, _ = w.lab.Join(w.client, clientAddr.String()+"/24 2001:db8:7::2/64", w.router, routerAddr.String()+"/24 2001:db8:7::1/64")
 	w.client.IP("route", "add", "default", "via", routerAddr.String())
 	w.client.IP("-6", "route", "add", "default", "via", "2001:db8:7::1")
@@ -93,6 +88,7 @@ func newWorld(tb testing.TB) *world {
 	}
 	tb.Cleanup(func() { pc.Close() })
 	go w.outside.serve(pc)
+	eventually(tb, 5*time.Second, "the world is there", func() bool { return w.from("2001:db8:9::1") == "outside" && w.from("192.0.2.1") == "outside" })
 	w.air = sniff(tb, w.router)
 	// The resolver of the machine is a file of the test.
 	w.write("resolv.conf", "# home\nnameserver "+outsideDNS.Addr().String()+"\nsearch home.example\n")
