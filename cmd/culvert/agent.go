@@ -136,8 +136,35 @@ func (g *agent) handler(ctx context.Context) http.Handler {
 		return g.sys.Confirm(p)
 	}))
 	mux.HandleFunc("POST /v1/data-path/revert", path(func(ctx context.Context, _ string) error { return g.sys.Revert(ctx) }))
-	mux.HandleFunc("POST /v1/data-path/failover", path(func(context.Context, string) error { return g.sys.Failover() }))
+	mux.HandleFunc("POST /v1/data-path/failover", path(func(ctx context.Context, _ string) error {
+		if err := g.sys.Failover(); err != nil {
+			return err
+		}
+		g.settle(ctx)
+		return nil
+	}))
 	return mux
+}
+
+// settleTime is how long a change of the path may take that somebody is told of.
+const settleTime = 2 * time.Second
+
+// settle waits until packets have left the flow path.
+func (g *agent) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if r := g.sys.Status().DataPath.Report; r == nil || r.Path != health.Flow && r.Confirmed {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // wanted returns the path of that name, or the one that is configured if the name is empty.

@@ -23,10 +23,10 @@ func TestDataPath(t *testing.T) {
 	m.splitsOnFlowPath()
 	session := m.session()
 
-	if got := m.culvert("data-path", "failover"); got.code != exitOK {
+	begin := time.Now()
+	if got := m.culvert("data-path", "failover"); got.code != exitOK || !strings.Contains(got.out, "packet since") {
 		t.Errorf("failover: %+v", got)
 	}
-	begin := time.Now()
 	to := netip.AddrPortFrom(ocserv.Inside, 80).String()
 	for {
 		var err error
