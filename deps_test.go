@@ -58,6 +58,7 @@ var arrows = map[string]string{
 	"examples/http":       ". gateway/gatewaytest transport transport/login",
 	"examples/socks":      ". gateway/gatewaytest proxy transport/login",
 	"examples/gateway":    "gateway",
+	"examples/rootless":   ". gateway/gatewaytest packet transport transport/login transport/login/terminal",
 	"bench":               "",
 	"bench/table":         "",
 	"bench/versus":        ". dns gateway internal/netns internal/ocserv packet stack/tun transport transport/login",
