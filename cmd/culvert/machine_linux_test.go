@@ -108,9 +108,6 @@ func newMachine(t *testing.T, how taste) *machine {
 	}
 	m.asked["inside"] = l.names(l.gateway, ocserv.Inside.String(), insideAnswer)
 	m.asked["outside"] = l.names(l.router, resolver, outsideAnswer)
-	for _, s := range m.asked {
-		s.answers = map[string]string{"app.saas.example.": saas}
-	}
 
 	m.hold()
 	if how.resolved {
@@ -369,7 +366,7 @@ func (l *lab) names(h *netns.Host, addr, answer string) *nameserver {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	s := &nameserver{answer: answer}
+	s := &nameserver{answer: answer, answers: map[string]string{"app.saas.example.": saas}}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
