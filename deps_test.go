@@ -60,7 +60,7 @@ var arrows = map[string]string{
 	"examples/gateway":         "gateway",
 	"bench":                    "",
 	"bench/table":              "",
-	"bench/versus":             ". gateway internal/netns internal/ocserv packet stack/tun transport transport/login",
+	"bench/versus":             ". dns gateway internal/netns internal/ocserv packet stack/tun transport transport/login",
 	"bench/scale":              ". gateway transport transport/login",
 	"internal/leak":            "",
 	"host":                     "",
@@ -82,6 +82,10 @@ var arrows = map[string]string{
 	"internal/logind":          "",
 	"transport/upstream":       "transport",
 	"host/proxysettings":       "",
+	"script":                   "transport",
+	"examples/rootless":        ". gateway/gatewaytest packet transport transport/login transport/login/terminal",
+	"system": ". packet stack stack/tun split dns host host/resolver host/firewall flow flow/filter flow/health flow/owner " +
+		"policy transport",
 }
 
 // owners names the one package that may import an outside dependency, by a prefix of its import path.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"culvert.example/vpn/transport"
 )
 
 // A State is what a tunnel is doing.
@@ -71,6 +73,13 @@ type Status struct {
 	Counters Counters `json:"counters"`
 	// Err is why State is Closed.
 	Err error `json:"-"`
+}
+
+// take takes in what the gateway has assigned.
+func (s *Status) take(lease *transport.Lease) {
+	s.Gateway, s.Addresses, s.Expires = lease.Gateway, lease.Addresses, lease.Expires
+	s.DNS, s.SplitDNS, s.SearchDomains = lease.DNS, lease.SplitDNS, lease.SearchDomains
+	s.Include, s.Exclude = lease.Include, lease.Exclude
 }
 
 // A PathStatus describes one way to the gateway.

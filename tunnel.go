@@ -33,8 +33,9 @@ type Tunnel struct {
 	cfg     *Config
 	logger  *slog.Logger
 	session transport.Session
-	stack   *stack.Stack // nil if the configuration has a Device
-	device  packet.Conn  // the link of the stack, or the configuration's Device
+	stack   *stack.Stack // nil if the configuration has a System or a Device
+	device  packet.Conn  // the link of the stack, or the configuration's Device, or what its System gave
+	system  SystemDevice // what the configuration's System gave, if it has one
 	mtu     int          // what the Device was told last; guarded by status when the tunnel is live
 
 	router   split.Router
@@ -83,7 +84,7 @@ func (t *Tunnel) dial(ctx context.Context, server string) error {
 	if err != nil {
 		return err
 	}
-	if err := t.start(session); err != nil {
+	if err := t.start(ctx, session); err != nil {
 		session.Close()
 		return err
 	}
@@ -91,14 +92,19 @@ func (t *Tunnel) dial(ctx context.Context, server string) error {
 }
 
 // start puts a stack or a device and its pumps on a session.
-func (t *Tunnel) start(session transport.Session) error {
+func (t *Tunnel) start(ctx context.Context, session transport.Session) error {
 	t.session = session
 	lease := session.Lease()
-	open := t.openStack
-	if t.cfg.Device != nil {
-		open = t.openDevice
+	var err error
+	switch {
+	case t.cfg.System != nil:
+		err = t.openSystem(ctx, lease)
+	case t.cfg.Device != nil:
+		err = t.openDevice(lease)
+	default:
+		err = t.openStack(lease)
 	}
-	if err := open(lease); err != nil {
+	if err != nil {
 		return err
 	}
 	if err := t.startResolver(lease); err != nil {
@@ -116,12 +122,8 @@ func (t *Tunnel) start(session transport.Session) error {
 
 	now := time.Now()
 	t.status.update(func(s *Status) {
-		*s = Status{
-			Server: t.server, Gateway: lease.Gateway, Addresses: lease.Addresses,
-			DNS: lease.DNS, SplitDNS: lease.SplitDNS, SearchDomains: lease.SearchDomains,
-			Include: lease.Include, Exclude: lease.Exclude, MTU: session.MTU(), Banner: lease.Banner,
-			Since: now, Started: now, Expires: lease.Expires,
-		}
+		*s = Status{Server: t.server, Banner: lease.Banner, MTU: session.MTU(), Since: now, Started: now}
+		s.take(lease)
 	})
 	t.live.Store(true)
 	if s, ok := session.(*anyconnect.Session); ok {
@@ -213,6 +215,10 @@ func (t *Tunnel) pathsChanged(session *anyconnect.Session) {
 		}
 		s.MTU = state.MTU
 		t.setMTU(state.MTU)
+		if lease := session.Lease(); t.system != nil {
+			t.system.Changed(s.State, lease)
+			s.take(lease)
+		}
 	})
 }
 

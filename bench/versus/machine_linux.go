@@ -36,6 +36,7 @@ func describeMachine() machineReport {
 	}
 	for tool, args := range map[string][]string{
 		"openconnect": {"--version"}, "ocserv": {"--version"}, "iperf3": {"--version"},
+		"dnsmasq": {"--version"}, "dnsperf": {"-h"},
 		"ocproxy": nil, // it has no such option; the package says
 	} {
 		if args == nil {

@@ -55,6 +55,9 @@ type Dialer struct {
 	// Dial connects over TCP. Nil means a net.Dialer. DialUDP makes the connected UDP socket for DTLS, a *net.UDPConn. Nil means
 	// a net.Dialer too, but if Dial is set there is no DTLS then, because UDP would take another way.
 	Dial, DialUDP DialFunc
+	// Plain says that Dial and DialUDP connect to the very address that they are given, as a net.Dialer does and a proxy does not,
+	// so that the address of the gateway can be kept.
+	Plain bool
 	// Resolve gives addresses of hosts instead of asking for their names.
 	Resolve map[string]netip.Addr
 

@@ -148,7 +148,7 @@ func (s *Session) dialWay(ctx context.Context, via *way) (net.Conn, error) {
 	// Only the member of a cluster that made the session knows it, so the address is kept, unless it is said to change. What a
 	// dialer of the caller's connects to may be a proxy, whose address that is then.
 	address := ticket.Host
-	if ticket.Addr.IsValid() && s.dialer.Dial == nil && (lease == nil || !lease.DynamicAddress) {
+	if ticket.Addr.IsValid() && (s.dialer.Dial == nil || s.dialer.Plain) && (lease == nil || !lease.DynamicAddress) {
 		address = ticket.Addr.String()
 	}
 	nc, err := s.dialer.dialWith(ctx, via.dial, "tcp", address)
