@@ -37,7 +37,8 @@ var (
 	ErrDenied = policy.ErrDenied
 	// ErrNoRoute: the destination belongs to the tunnel, but the tunnel has no address of its family, or it can lie nowhere.
 	ErrNoRoute = errors.New("no route through the tunnel")
-	// ErrNoStack: the operation needs the network stack of the tunnel, which it does not have because of Config.Device.
+	// ErrNoStack: the operation needs the network stack of the tunnel, which it does not have because of Config.System or
+	// Config.Device.
 	ErrNoStack = errors.New("the tunnel has a device instead of a network stack")
 )
 

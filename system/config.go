@@ -84,8 +84,9 @@ type Config struct {
 type DataPath uint8
 
 const (
-	// Auto takes the flow path if something needs it, which are rules of the content filter and destinations split by name,
-	// and the packet path otherwise.
+	// Auto takes the flow path if something needs it, which is the content filter, and the packet path otherwise. On that,
+	// destinations are split by name as far as DNS answers tell which addresses a name has; on the flow path each flow goes by its
+	// own name.
 	Auto DataPath = iota
 	// Packet is the packet path.
 	Packet

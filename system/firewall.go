@@ -1,6 +1,7 @@
 package system
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -87,6 +88,10 @@ func (s *System) wall(networks []netip.Prefix) *firewall.Config {
 			w.Gateways = append(w.Gateways, e)
 		}
 	}
+	// In an order of their own, so that a connection to the same address again changes nothing.
+	slices.SortFunc(w.Gateways, func(a, b firewall.Endpoint) int {
+		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Network, b.Network))
+	})
 	t.holes(w)
 	return w
 }

@@ -101,6 +101,9 @@ func TestKillSwitch(t *testing.T) {
 	w.client.IP("rule", "del", "priority", "10400")
 	closed("without our rule")
 	eventually(t, 3*time.Second, "the rule is back", func() bool { return w.from("203.0.113.80") == "inside" })
+	if !slices.ContainsFunc(s.Status().Events, func(e system.Event) bool { return e.Kind == system.EventRoutes && e.Healed }) {
+		t.Errorf("no event tells of the rule: %+v", s.Status().Events)
+	}
 
 	k.device.Changed(vpn.Reconnecting, nil)
 	if err := w.dial(s, "tcp", "vpn.example.com:443"); err != nil {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -184,7 +185,9 @@ func TestPartFails(t *testing.T) {
 			w.expect(map[string]string{"172.20.1.1": "inside"})
 			broken.Store(true)
 			start := time.Now()
-			go w.from("172.20.1.2") // which is judged, at which the part fails
+			var program sync.WaitGroup
+			defer program.Wait()
+			program.Go(func() { w.from("172.20.1.2") }) // which is judged, at which the part fails
 			eventually(t, tc.within, "packets take the packet path", func() bool { return s.Confirm(health.Packet) == nil })
 			t.Logf("failing over took %v", time.Since(start))
 			w.expect(map[string]string{"172.20.1.1": "inside", "203.0.113.80": "outside"})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -359,7 +360,7 @@ func (t *tunnel) tellConfigurator(ctx context.Context, state vpn.State) {
 // changed takes in the state of the tunnel and its lease.
 func (t *tunnel) changed(state vpn.State, lease *transport.Lease) {
 	t.s.mu.Lock()
-	fresh := lease != nil && lease != t.given && len(lease.Addresses) > 0
+	fresh := lease != nil && len(lease.Addresses) > 0 && !same(lease, t.given)
 	if fresh {
 		t.given = lease
 	}
@@ -380,6 +381,19 @@ func (t *tunnel) changed(state vpn.State, lease *transport.Lease) {
 	if w != 0 {
 		t.kick(w)
 	}
+}
+
+// same reports whether two leases mean the same to the machine.
+func same(a, b *transport.Lease) bool {
+	if a == b {
+		return true
+	}
+	x, y := *a, *b
+	for _, l := range []*transport.Lease{&x, &y} {
+		// These differ at each reconnect, or concern the session alone.
+		l.Expires, l.PostAuthXML, l.Banner, l.MTU, l.BaseMTU = time.Time{}, "", "", 0, 0
+	}
+	return reflect.DeepEqual(x, y)
 }
 
 // setMTU has the device get another MTU.

@@ -69,7 +69,7 @@ func TestTunnel(t *testing.T) {
 			leak.Check(t)
 			w := newWorld(t)
 			w.outside.set("vpn.example.com", gatewayAddr.Addr().String())
-			gw := w.serveGateway(func(c *gateway.Config) { c.Keepalive, c.DPD = 2*time.Second, 2*time.Second })
+			gw := w.serveGateway(nil)
 			cfg := w.config()
 			cfg.DataPath = path
 			cfg.KillSwitch = &system.KillSwitch{Reject: true}
@@ -104,7 +104,7 @@ func TestTunnel(t *testing.T) {
 			w.client.IP("link", "set", w.clientIf, "down")
 			time.Sleep(300 * time.Millisecond)
 			w.client.IP("link", "set", w.clientIf, "up")
-			w.client.IP("route", "add", "default", "via", routerAddr.String())
+			w.client.IP("route", "add", "default", "via", routerAddr.String(), "dev", w.clientIf)
 			echoes(t, c)
 			if !slices.ContainsFunc(s.Status().Events, func(e system.Event) bool { return e.Kind == system.EventNetwork }) {
 				t.Error("no event tells of the link")
