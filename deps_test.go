@@ -77,6 +77,9 @@ var arrows = map[string]string{
 	"policy/network/trusted":   "",
 	"policy/network/portal":    "",
 	"policy/network/selection": "",
+	"policy/logon":             "",
+	"host/logins":              "",
+	"internal/logind":          "",
 }
 
 // owners names the one package that may import an outside dependency, by a prefix of its import path.
@@ -97,7 +100,7 @@ var owners = map[string][]string{
 	"go4.org/netipx":              {"host/firewall"},
 	"github.com/google/nftables":  {"host/firewall"},
 	"github.com/mdlayher/netlink": {"host/firewall"},
-	"github.com/godbus/dbus":      {"host/resolver"},
+	"github.com/godbus/dbus":      {"host/resolver", "host/logins", "internal/logind"},
 	"github.com/fsnotify":         {"host/resolver"},
 	"golang.zx2c4.com/wireguar":   {"stack/tun", "bench/versus"},
 }
