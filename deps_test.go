@@ -78,8 +78,11 @@ var arrows = map[string]string{
 	"policy/network/portal":    "",
 	"policy/network/selection": "",
 	"policy/logon":             "",
-	"host/logins":              "",
-	"internal/logind":          "",
+	"policy/plan": "policy policy/document policy/profile policy/local policy/preferences policy/certificate policy/network " +
+		"policy/logon",
+	"policy/decision": "policy policy/plan policy/profile policy/network policy/network/trusted policy/logon",
+	"host/logins":     "",
+	"internal/logind": "",
 }
 
 // owners names the one package that may import an outside dependency, by a prefix of its import path.
