@@ -51,6 +51,7 @@ network device, and is such a gateway itself. Begin with "culvert demo".
 	flags.CountVarP(&a.verbose, "verbose", "v", "print what happens; twice prints more")
 	root.AddCommand(a.demo(), a.proxy(), a.connect(), a.serve(), a.sessions(), a.versionCommand())
 	root.AddCommand(a.certificates())
+	root.AddCommand(a.profileCommand(), a.policyCommand())
 	return root
 }
 
