@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"culvert.example/vpn/policy/logon"
@@ -185,7 +186,7 @@ func (j *judge) without(refused bool) Outcome {
 		j.say(closed)
 		return j.end(Step{Document: closed.Document, Setting: "TrustedHttpsServerList", Says: probe + " can prove a trusted network, so it may be asked"}, Direct)
 	}
-	if firewall.LastRules && local(j.query.Addr) {
+	if firewall.LastRules && nearby(j.query.Addr) {
 		j.say(closed)
 		return j.end(j.profileStep(alwaysOnPath+"/ConnectFailurePolicy/ApplyLastVPNLocalResourceRules",
 			"what the last session let through to the local network stays let through, if it was among that"), Direct)
@@ -237,12 +238,12 @@ func (j *judge) with() Outcome {
 		j.say(Step{Document: "flow rules", Says: "there are none"})
 	} else {
 		a := j.in.Filter(j.query)
-		j.chain = append(j.chain, a.Steps...)
+		j.take(a)
 		if a.Outcome == Block {
 			return j.decided(Block, "flow rules")
 		}
 	}
-	if p := j.in.Plan; p != nil && local(j.query.Addr) {
+	if p := j.in.Plan; p != nil && nearby(j.query.Addr) {
 		says := "the networks that the machine is connected to are reached through the tunnel too"
 		if p.LocalLAN {
 			says = "the networks that the machine is connected to are reached past the tunnel, if the gateway allows that too"
@@ -253,12 +254,24 @@ func (j *judge) with() Outcome {
 		return j.end(Step{Document: "gateway", Says: "its routes say whether it goes through the tunnel; they are known while one is up"}, Allow)
 	}
 	a := j.in.Route(j.query)
-	j.chain = append(j.chain, a.Steps...)
+	j.take(a)
 	switch a.Outcome {
 	case Tunnel, Direct, Nowhere:
 		return j.decided(a.Outcome, "routes")
 	}
 	return j.end(Step{Document: "routes", Says: "they know no way"}, Nowhere)
+}
+
+// take adds the steps of an answer. Only a last one can decide, and only Block, Tunnel, Direct and Nowhere are words that count.
+func (j *judge) take(a Answer) {
+	for i, s := range a.Steps {
+		switch final := i == len(a.Steps)-1 && s.Effect == a.Outcome; {
+		case final && slices.Contains([]Outcome{Block, Tunnel, Direct, Nowhere}, a.Outcome):
+		default:
+			s.Effect = ""
+		}
+		j.chain = append(j.chain, s)
+	}
 }
 
 // decided makes sure that the last step is the one that decided, whoever made it.
@@ -279,8 +292,8 @@ func to(host string) string {
 // web reports whether the flow is one that a captive portal needs.
 func (j *judge) web() bool { return j.query.Port == 80 || j.query.Port == 443 || j.query.Port == 53 }
 
-// local reports whether an address may belong to a network that the machine is connected to.
-func local(a netip.Addr) bool { return a.IsPrivate() || a.IsLinkLocalUnicast() }
+// nearby reports whether an address may belong to a network that the machine is connected to.
+func nearby(a netip.Addr) bool { return a.IsPrivate() || a.IsLinkLocalUnicast() }
 
 // among returns the entry of a list of hosts, networks, and hosts with ports that the flow goes to.
 func (j *judge) among(list []string) (string, bool) {

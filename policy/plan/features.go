@@ -130,6 +130,9 @@ const (
 	Localization         Download = "localization"
 )
 
+// Required reports whether a connection ends when something that the gateway wants to be taken is refused.
+func (d Download) Required() bool { return d == Software || d == VPNProfile }
+
 // Accept returns a *[policy.RefusedError] if the local policy does not let something be taken from a gateway, which is named as the
 // user typed it, without port. What is not a Download of this package is refused.
 func (p *Plan) Accept(what Download, server string) error {
