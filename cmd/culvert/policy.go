@@ -72,7 +72,7 @@ func (a *app) policyShow() *cobra.Command {
 				docs.Local, docs.LocalPath, findings, err = local.LoadFirst(local.Paths(runtime.GOOS, a.getenv, root), false)
 			}
 			if err != nil {
-				return err
+				return a.invalid("the local policy cannot be used", err)
 			}
 			// Without a gateway there is no plan to refuse, and the settings are all that is wanted.
 			p, err := plan.New("", docs, plan.Environment{System: runtime.GOOS, WholeMachine: true, FIPS: true})
@@ -170,6 +170,9 @@ The exit status is 1 if the connection is refused.
 
 // target takes the argument apart.
 func (e *explainFlags) target(s string) error {
+	if strings.ContainsAny(s, "/ \t") {
+		return usagef("%s is neither a name nor an address; leave out https:// and paths", oneLine(s))
+	}
 	e.query.Host = strings.Trim(s, "[]")
 	if host, port, err := net.SplitHostPort(s); err == nil {
 		n, err := strconv.ParseUint(port, 10, 16)
@@ -180,8 +183,8 @@ func (e *explainFlags) target(s string) error {
 	}
 	if addr, err := netip.ParseAddr(e.query.Host); err == nil {
 		e.query.Addr = addr.Unmap()
-	} else if e.query.Host == "" || strings.ContainsAny(e.query.Host, "/: \t") {
-		return usagef("%s is neither a name nor an address; leave out https:// and paths", oneLine(s))
+	} else if e.query.Host == "" || strings.Contains(e.query.Host, ":") {
+		return usagef("%s is neither a name nor an address", oneLine(s))
 	}
 	switch e.query.Network {
 	case "tcp", "udp", "ping":
