@@ -84,6 +84,10 @@ type Config struct {
 	// failure is logged. Which packets come to the device is up to the routes of the machine: Split, Direct and Policy do
 	// not apply, but only packets from and to the addresses of the lease pass. What needs the stack fails with ErrNoStack.
 	Device func(lease *transport.Lease) (packet.Conn, error)
+	// System makes the tunnel carry the traffic of the whole machine; package system has one. The caller closes it, after the
+	// tunnel. What is said about Device holds for it too. Dial and DialUDP, if they are set, reach the gateway in its place; then
+	// keeping that traffic out of the tunnel is up to them. It goes before a Device.
+	System System
 	// Transport opens the session instead of the AnyConnect protocol. The fields about the gateway are its
 	// business then.
 	Transport transport.Dialer
@@ -108,10 +112,14 @@ func (c *Config) direct() DialFunc {
 
 // client returns the AnyConnect client that cfg describes.
 func (c *Config) client(server string) *anyconnect.Dialer {
+	dial, dialUDP, plain := c.Dial, c.DialUDP, false
+	if c.System != nil && dial == nil && dialUDP == nil {
+		dial, dialUDP, plain = c.System.DialContext, c.System.DialContext, true
+	}
 	return &anyconnect.Dialer{
 		Server: server, Prompter: c.prompter(), Cookie: c.Cookie, TLS: c.TLS, Pins: c.Pins,
-		Dial: c.Dial, DialUDP: c.DialUDP, Resolve: c.Resolve,
-		NoDTLS: c.NoDTLS, Compress: c.Compress, Batch: c.Device != nil, MTU: c.MTU, DPD: c.DPD, ReconnectTimeout: c.ReconnectTimeout,
+		Dial: dial, DialUDP: dialUDP, Plain: plain, Resolve: c.Resolve, Batch: c.Device != nil || c.System != nil,
+		NoDTLS: c.NoDTLS, Compress: c.Compress, MTU: c.MTU, DPD: c.DPD, ReconnectTimeout: c.ReconnectTimeout,
 		UserAgent: c.UserAgent, OS: c.OS, Hostname: c.Hostname, Logger: c.Logger,
 	}
 }

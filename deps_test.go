@@ -49,7 +49,7 @@ var arrows = map[string]string{
 	"transport/dtls":           "packet transport transport/wire transport/liveness transport/heartbeat transport/nap",
 	"transport/failover":       "packet transport",
 	"transport/anyconnect": "packet transport transport/wire transport/liveness transport/trust transport/login " +
-		"transport/cstp transport/dtls transport/failover",
+		"transport/cstp transport/dtls transport/failover transport/heartbeat",
 	".": "packet packet/pcapng stack dns split policy transport transport/trust transport/login transport/anyconnect",
 	"gateway": "packet stack policy transport transport/wire transport/liveness transport/heartbeat " +
 		"transport/login transport/cstp transport/dtls",
@@ -60,7 +60,7 @@ var arrows = map[string]string{
 	"examples/gateway":         "gateway",
 	"bench":                    "",
 	"bench/table":              "",
-	"bench/versus":             ". gateway internal/netns internal/ocserv packet stack/tun transport transport/login",
+	"bench/versus":             ". dns gateway internal/netns internal/ocserv packet stack/tun transport transport/login",
 	"bench/scale":              ". gateway transport transport/login",
 	"internal/leak":            "",
 	"host":                     "",
@@ -80,9 +80,15 @@ var arrows = map[string]string{
 	"policy/logon":             "",
 	"policy/plan": "policy policy/document policy/profile policy/local policy/preferences policy/certificate policy/network " +
 		"policy/logon",
-	"policy/decision": "policy policy/plan policy/profile policy/network policy/network/trusted policy/logon",
-	"host/logins":     "",
-	"internal/logind": "",
+	"policy/decision":    "policy policy/plan policy/profile policy/network policy/network/trusted policy/logon",
+	"host/logins":        "",
+	"internal/logind":    "",
+	"transport/upstream": "transport",
+	"host/proxysettings": "",
+	"script":             "transport",
+	"examples/rootless":  ". gateway/gatewaytest packet transport transport/login transport/login/terminal",
+	"system": ". packet stack stack/tun split dns host host/resolver host/firewall flow flow/filter flow/health flow/owner " +
+		"policy transport",
 }
 
 // owners names the one package that may import an outside dependency, by a prefix of its import path.
@@ -103,7 +109,7 @@ var owners = map[string][]string{
 	"go4.org/netipx":              {"host/firewall"},
 	"github.com/google/nftables":  {"host/firewall"},
 	"github.com/mdlayher/netlink": {"host/firewall"},
-	"github.com/godbus/dbus":      {"host/resolver", "host/logins", "internal/logind"},
+	"github.com/godbus/dbus":      {"host/resolver", "host/logins", "internal/logind", "host/proxysettings"},
 	"github.com/fsnotify":         {"host/resolver"},
 	"golang.zx2c4.com/wireguar":   {"stack/tun", "bench/versus"},
 }

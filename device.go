@@ -1,6 +1,7 @@
 package vpn
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -37,6 +38,17 @@ func (t *Tunnel) openDevice(lease *transport.Lease) error {
 	t.device = device
 	t.mtu = device.MTU()
 	t.setMTU(t.session.MTU())
+	return nil
+}
+
+// openSystem has the machine use the tunnel.
+func (t *Tunnel) openSystem(ctx context.Context, lease *transport.Lease) error {
+	device, err := t.cfg.System.Attach(ctx, SystemLink{Lease: lease, MTU: t.session.MTU(), NetworkChanged: t.NetworkChanged})
+	if err != nil {
+		return err
+	}
+	t.device, t.system = device, device
+	t.mtu = t.session.MTU()
 	return nil
 }
 

@@ -37,13 +37,14 @@ var (
 	ErrDenied = policy.ErrDenied
 	// ErrNoRoute: the destination belongs to the tunnel, but the tunnel has no address of its family, or it can lie nowhere.
 	ErrNoRoute = errors.New("no route through the tunnel")
-	// ErrNoStack: the operation needs the network stack of the tunnel, which it does not have because of Config.Device.
+	// ErrNoStack: the operation needs the network stack of the tunnel, which it does not have because of Config.System or
+	// Config.Device.
 	ErrNoStack = errors.New("the tunnel has a device instead of a network stack")
 )
 
 // An OpError is the error of an operation of this package.
 type OpError struct {
-	// Op is the operation: dial, authenticate, listen, ping, explain, capture, watch or close, or tunnel where it is none of
+	// Op is the operation: dial, authenticate, listen, ping, explain, capture, watch, roam or close, or tunnel where it is none of
 	// them that failed but the tunnel.
 	Op string
 	// Server is the gateway, as the caller named it, without what may be secret in a URL: user, password and query.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"culvert.example/vpn/transport"
 )
 
 // A State is what a tunnel is doing.
@@ -64,10 +66,20 @@ type Status struct {
 	Expires time.Time `json:"expires,omitzero"`
 	// Reconnects counts how often every path was lost and one came back.
 	Reconnects int `json:"reconnects"`
+	// Roams counts how often the tunnel has moved to another network, and RoamError says why it did not the last time.
+	Roams     int    `json:"roams"`
+	RoamError string `json:"roam_error,omitempty"`
 	// Counters count the packets through the tunnel.
 	Counters Counters `json:"counters"`
 	// Err is why State is Closed.
 	Err error `json:"-"`
+}
+
+// take takes in what the gateway has assigned.
+func (s *Status) take(lease *transport.Lease) {
+	s.Gateway, s.Addresses, s.Expires = lease.Gateway, lease.Addresses, lease.Expires
+	s.DNS, s.SplitDNS, s.SearchDomains = lease.DNS, lease.SplitDNS, lease.SearchDomains
+	s.Include, s.Exclude = lease.Include, lease.Exclude
 }
 
 // A PathStatus describes one way to the gateway.

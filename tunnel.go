@@ -2,6 +2,7 @@ package vpn
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -32,8 +33,9 @@ type Tunnel struct {
 	cfg     *Config
 	logger  *slog.Logger
 	session transport.Session
-	stack   *stack.Stack // nil if the configuration has a Device
-	device  packet.Conn  // the link of the stack, or the configuration's Device
+	stack   *stack.Stack // nil if the configuration has a System or a Device
+	device  packet.Conn  // the link of the stack, or the configuration's Device, or what its System gave
+	system  SystemDevice // what the configuration's System gave, if it has one
 	mtu     int          // what the Device was told last; guarded by status when the tunnel is live
 
 	router   split.Router
@@ -82,7 +84,7 @@ func (t *Tunnel) dial(ctx context.Context, server string) error {
 	if err != nil {
 		return err
 	}
-	if err := t.start(session); err != nil {
+	if err := t.start(ctx, session); err != nil {
 		session.Close()
 		return err
 	}
@@ -90,14 +92,19 @@ func (t *Tunnel) dial(ctx context.Context, server string) error {
 }
 
 // start puts a stack or a device and its pumps on a session.
-func (t *Tunnel) start(session transport.Session) error {
+func (t *Tunnel) start(ctx context.Context, session transport.Session) error {
 	t.session = session
 	lease := session.Lease()
-	open := t.openStack
-	if t.cfg.Device != nil {
-		open = t.openDevice
+	var err error
+	switch {
+	case t.cfg.System != nil:
+		err = t.openSystem(ctx, lease)
+	case t.cfg.Device != nil:
+		err = t.openDevice(lease)
+	default:
+		err = t.openStack(lease)
 	}
-	if err := open(lease); err != nil {
+	if err != nil {
 		return err
 	}
 	if err := t.startResolver(lease); err != nil {
@@ -115,12 +122,8 @@ func (t *Tunnel) start(session transport.Session) error {
 
 	now := time.Now()
 	t.status.update(func(s *Status) {
-		*s = Status{
-			Server: t.server, Gateway: lease.Gateway, Addresses: lease.Addresses,
-			DNS: lease.DNS, SplitDNS: lease.SplitDNS, SearchDomains: lease.SearchDomains,
-			Include: lease.Include, Exclude: lease.Exclude, MTU: session.MTU(), Banner: lease.Banner,
-			Since: now, Started: now, Expires: lease.Expires,
-		}
+		*s = Status{Server: t.server, Banner: lease.Banner, MTU: session.MTU(), Since: now, Started: now}
+		s.take(lease)
 	})
 	t.live.Store(true)
 	if s, ok := session.(*anyconnect.Session); ok {
@@ -206,8 +209,16 @@ func (t *Tunnel) pathsChanged(session *anyconnect.Session) {
 				s.Reconnects++
 			}
 		}
+		s.Roams, s.RoamError = int(state.Replaced), ""
+		if state.Kept != nil {
+			s.RoamError = state.Kept.Error()
+		}
 		s.MTU = state.MTU
 		t.setMTU(state.MTU)
+		if lease := session.Lease(); t.system != nil {
+			t.system.Changed(s.State, lease)
+			s.take(lease)
+		}
 	})
 }
 
@@ -288,12 +299,39 @@ func (t *Tunnel) Shutdown(ctx context.Context) error {
 }
 
 // NetworkChanged tells the tunnel that the machine's network may have changed: another interface, another address, back from
-// sleep. It checks its paths at once and replaces those that are dead, without waiting for a time-out. Inner connections
-// live on. It does not block.
+// sleep. It checks its paths at once and replaces those that are dead, without waiting for a time-out. If the machine would
+// now reach the gateway from another address, and there is no Config.Dial, the tunnel moves there in the background as by
+// Roam. Inner connections live on. It does not block.
 func (t *Tunnel) NetworkChanged() {
 	if s, ok := t.session.(interface{ NetworkChanged() }); ok {
 		s.NetworkChanged()
 	}
+}
+
+// Roam moves the tunnel to another network, make before break: while packets go on by the old one, it connects to the gateway with
+// dial, then has the session and its packets move to the new connection, and gives up the old ones last. DTLS follows with dialUDP.
+// Both are bound to that network, such as by its interface or source address. As in a [Config], without dialUDP a dial means that there
+// is no DTLS, and nil for both means what the Config has: that is for when the routes of the machine lead elsewhere now.
+//
+// Roam returns when the packets take the new connection. The end of ctx ends it before, as does a later call of Roam, whose
+// network it then is. If Roam fails, such as for want of a way to the gateway, or because something else answers for it, the tunnel
+// stays where it is, Status.RoamError says why, and nothing else has changed. The error is an [*OpError]. It may be called at
+// any time, also while the tunnel reconnects, which it may bring to an end.
+func (t *Tunnel) Roam(ctx context.Context, dial, dialUDP DialFunc) error {
+	s, ok := t.session.(interface {
+		Roam(ctx context.Context, dial, dialUDP anyconnect.DialFunc) error
+	})
+	err := errors.ErrUnsupported
+	if ok {
+		err = s.Roam(ctx, dial, dialUDP)
+	}
+	if s, ok := t.session.(*anyconnect.Session); ok {
+		t.pathsChanged(s) // so that the caller finds in the status what has happened
+	}
+	if err != nil {
+		return &OpError{Op: "roam", Server: t.server, Err: err}
+	}
+	return nil
 }
 
 func (t *Tunnel) fillCounters(s *Status) {

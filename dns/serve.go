@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	maxReaders  = 8                // goroutines that read from one packet socket
+	maxReaders  = 8                // goroutines that read from one packet socket, one packet at a time
 	maxPipeline = 32               // questions of one TCP connection that are asked at the same time (RFC 7766 section 6.2.1.1)
 	idleStream  = 10 * time.Second // RFC 7766 section 6.2.3
 	idleFlow    = 5 * time.Second  // a flow that is given up too soon begins anew with the next packet
@@ -32,6 +32,9 @@ var past = time.Unix(1, 0)
 // ServePacket answers the queries that come in on pc until the Server is closed, which closes pc, and returns nil then. It
 // returns an error if pc fails for good, and then closes pc too. The answer goes out from where the socket is bound, so pc
 // should be bound to one address and not to all that the machine has.
+//
+// On Linux a net.UDPConn is read by one goroutine, many queries at a time. Whoever wants more processors to answer at one address
+// opens several sockets there, with SO_REUSEPORT.
 func (s *Server) ServePacket(pc net.PacketConn) error {
 	p := &packetSocket{PacketConn: pc}
 	if u, ok := pc.(addrPortConn); ok {
@@ -41,11 +44,15 @@ func (s *Server) ServePacket(pc net.PacketConn) error {
 		return errClosed()
 	}
 	defer s.leave(p)
-	n := min(runtime.GOMAXPROCS(0), maxReaders)
+	// One goroutine that takes bursts does more than several that take turns, since nobody has to be woken for a turn.
+	n, b := 1, newBurst(pc)
+	if b == nil {
+		n = min(runtime.GOMAXPROCS(0), maxReaders)
+	}
 	errs := make(chan error, n)
 	for range n {
 		s.running.Go(func() {
-			errs <- s.readPackets(p)
+			errs <- s.readPackets(p, b)
 			p.drain() // so that the others end too
 		})
 	}
@@ -101,24 +108,26 @@ func (p *packetSocket) write(b []byte, to peer) {
 	}
 }
 
-// readPackets answers queries on p until it fails. What is in the cache is answered here and now.
-func (s *Server) readPackets(p *packetSocket) (err error) {
+// readPackets answers queries on p until it fails, in bursts if b is not nil. What is in the cache is answered here and now.
+func (s *Server) readPackets(p *packetSocket, b *burst) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			s.panicked(v)
 			err = panicked(v)
 		}
 	}()
+	if b != nil {
+		return s.readBursts(p, b)
+	}
 	in := make([]byte, maxQuery+1) // one more than is taken, so that a query that was cut is noticed
 	out := make([]byte, 0, udpSize)
 	q := new(query)
 	for failures := 0; ; {
 		n, from, err := p.read(in)
 		if err != nil {
-			if failures++; s.closing.Load() || gone(err) || failures >= maxFailures {
+			if failures++; !s.retry(err, failures) {
 				return err
 			}
-			time.Sleep(time.Duration(failures) * time.Millisecond)
 			continue
 		}
 		failures = 0
@@ -130,6 +139,41 @@ func (s *Server) readPackets(p *packetSocket) (err error) {
 			p.write(answer, from)
 		}
 	}
+}
+
+// readBursts is readPackets for many queries at a time.
+func (s *Server) readBursts(p *packetSocket, b *burst) error {
+	q := new(query)
+	for failures := 0; ; {
+		n, err := b.receive()
+		if err != nil {
+			if failures++; !s.retry(err, failures) {
+				return err
+			}
+			continue
+		}
+		failures = 0
+		for i := range n {
+			in := b.query(i)
+			answer, st := s.handle(q, in, b.space(i), packetLimit)
+			if st != nil {
+				answer = s.later(st, q, in, p, peer{addrPort: b.from(i)})
+			}
+			if answer != nil {
+				b.answer(i, answer)
+			}
+		}
+		b.send()
+	}
+}
+
+// retry reports whether a packet socket may be read again after so many failures in a row, and waits a little before.
+func (s *Server) retry(err error, failures int) bool {
+	if s.closing.Load() || gone(err) || failures >= maxFailures {
+		return false
+	}
+	time.Sleep(time.Duration(failures) * time.Millisecond)
+	return true
 }
 
 // later has q asked, and sends the answer when it is there. It returns the answer that it cannot.

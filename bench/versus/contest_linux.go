@@ -106,7 +106,10 @@ func (c *contest) round(s *stage, p pair, contenders []*contender, round int) {
 
 // measure makes one trial.
 func (c *contest) measure(ctx context.Context, v *visit, t trial) (map[metric]float64, error) {
-	if t.direction == "" {
+	switch t.direction {
+	case dnsLoad:
+		return v.dnsperf(ctx, t.streams, c.options.duration)
+	case "":
 		l, err := v.latency(ctx, c.options.duration/2)
 		return l.values(), err
 	}

@@ -19,6 +19,7 @@
 //   - how much of one core the busiest process of the gateway takes: where it is near 100 % the gateway is the limit, and rates
 //     say nothing about the clients; and how busy the machine is as a whole
 //   - the largest resident memory of the client's processes
+//   - of DNS servers, the questions that they answer in a second, as dnsperf counts them, and their CPU time for each
 //   - the time from starting the client until the first byte came through the tunnel, with its login; for programs on vpn.Dial
 //     also the time from that call
 //

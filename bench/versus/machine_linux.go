@@ -36,7 +36,8 @@ func describeMachine() machineReport {
 	}
 	for tool, args := range map[string][]string{
 		"openconnect": {"--version"}, "ocserv": {"--version"}, "iperf3": {"--version"},
-		"ocproxy": nil, // it has no such option; the package says
+		"dnsmasq": {"--version"},
+		"ocproxy": nil, "dnsperf": nil, // they have no such option; the package says
 	} {
 		if args == nil {
 			if out, err := commandOutput("dpkg-query", "-W", "-f", "${Version}", tool); err == nil {

@@ -39,7 +39,7 @@ func TestUsage(t *testing.T) {
 func TestMissingTool(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	var log strings.Builder
-	if status := run(t.Context(), nil, io.Discard, &log); status != exitMissing || !strings.Contains(log.String(), "apt-get install iperf3 iproute2 ocproxy ocserv") {
+	if status := run(t.Context(), nil, io.Discard, &log); status != exitMissing || !strings.Contains(log.String(), "apt-get install dnsmasq-base dnsperf iperf3 iproute2 ocproxy ocserv") {
 		t.Errorf("status %d: %s", status, log.String())
 	}
 }

@@ -80,6 +80,7 @@ var pairs = []pair{
 			return []*contender{newDialProgram(s, a, server), newOpenconnect(s, b, server, false)}
 		},
 	},
+	dnsPair(),
 }
 
 func buildTUN(noDTLS bool) func(*stage, *options) []*contender {

@@ -40,6 +40,10 @@ func newRole(name string) role {
 		return new(embeddedRole)
 	case "gateway":
 		return new(gatewayRole)
+	case "dns":
+		return new(dnsRole)
+	case "dns-upstream":
+		return new(dnsUpstreamRole)
 	case "wireguard-tun":
 		return new(wireguardTunRole)
 	case "wireguard-stack":

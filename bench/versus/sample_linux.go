@@ -25,7 +25,7 @@ const (
 )
 
 // metrics are all of them, in the order of tables.
-var metrics = []metric{rate, client, machine, busy, gateCore, p50, p99, first, dialed, memory}
+var metrics = []metric{rate, client, machine, busy, gateCore, p50, p99, queries, queryCPU, queryTime, first, dialed, memory}
 
 // A sample is what one run of one test of one contender has given.
 type sample struct {

@@ -28,6 +28,7 @@ type place struct {
 	wire          *netns.Wire // nil if the cable is the kernel's own
 	iperfPort     int         // of an iperf3 server for this place alone
 	visitor       *process    // asks for pages
+	address       netip.Addr  // of the client
 }
 
 // A scene is the network of a pair.
@@ -54,6 +55,7 @@ func (sc *scene) newPlace(gateway *netns.Host, servers bool) *place {
 	i := sc.n
 	sc.n++
 	p := &place{host: sc.lab.Host("client" + strconv.Itoa(i)), gateway: gateway, iperfPort: iperfPort + i}
+	p.address = netip.AddrFrom4([4]byte{10, 98, byte(i), 2})
 	near, far := fmt.Sprintf("10.98.%d.2/24", i), fmt.Sprintf("10.98.%d.1/24", i)
 	if sc.bad {
 		_, _, p.wire = sc.lab.JoinThrough(p.host, near, gateway, far, netns.Impairment{})

@@ -13,6 +13,7 @@ import (
 var packages = map[string]string{
 	"go": "golang-go", "ip": "iproute2", "openssl": "openssl", "ocserv": "ocserv", "ocpasswd": "ocserv", "openconnect": "openconnect",
 	"ocproxy": "ocproxy", "iperf3": "iperf3",
+	"dnsmasq": "dnsmasq-base", "dnsperf": "dnsperf",
 }
 
 // errMissing is a program or a privilege that is missing.

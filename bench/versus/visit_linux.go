@@ -33,6 +33,8 @@ type visit struct {
 	await func(ctx context.Context) error
 	// settle waits until the tunnel is as it will stay, and describes it.
 	settle func(ctx context.Context) (settled, error)
+	// dns is a file of questions for dnsperf, if the client is a DNS server.
+	dns string
 	// server is the other end of the connections if both live inside processes: it counts what it gets.
 	server *process
 

@@ -21,6 +21,9 @@ type app struct {
 	rep     *reporter
 	lines   *bufio.Reader
 
+	args    []string // the command line
+	release func()   // tells the process in the foreground that all is up, or nil
+
 	json    bool
 	quiet   bool
 	verbose int
@@ -32,9 +35,9 @@ type app struct {
 func (a *app) command() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "culvert",
-		Short: "An AnyConnect-compatible VPN without root: client, proxy and gateway",
-		Long: `Culvert connects to AnyConnect-compatible VPN gateways (Cisco ASA, ocserv and others), without root and without a
-network device, and is such a gateway itself. Begin with "culvert demo".
+		Short: "An AnyConnect-compatible VPN: client, proxy and gateway",
+		Long: `Culvert connects to AnyConnect-compatible VPN gateways (Cisco ASA, ocserv and others), without root as a proxy or with it for
+the whole machine, and is such a gateway itself. Begin with "culvert demo".
 
 ` + exitHelp,
 		Version:           version(),
@@ -46,10 +49,10 @@ network device, and is such a gateway itself. Begin with "culvert demo".
 	}
 	root.SetVersionTemplate("culvert {{.Version}}\n")
 	flags := root.PersistentFlags()
-	flags.BoolVar(&a.json, "json", false, "print one JSON event a line to standard error (with sessions and version: JSON to standard output)")
+	flags.BoolVar(&a.json, "json", false, "print one JSON event a line to standard error (with status, repair, data-path, sessions and version: JSON to standard output)")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "print nothing but errors")
 	flags.CountVarP(&a.verbose, "verbose", "v", "print what happens; twice prints more")
-	root.AddCommand(a.demo(), a.proxy(), a.connect(), a.serve(), a.sessions(), a.versionCommand())
+	root.AddCommand(a.demo(), a.proxy(), a.connect(), a.status(), a.disconnect(), a.repair(), a.dataPath(), a.serve(), a.sessions(), a.versionCommand())
 	root.AddCommand(a.certificates())
 	root.AddCommand(a.profileCommand(), a.policyCommand())
 	return root

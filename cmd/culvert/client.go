@@ -57,6 +57,8 @@ type clientFlags struct {
 	useragent     string
 	localHostname string
 
+	upstream upstreamFlags
+
 	pidFile string
 	argv    *pflag.FlagSet
 }
@@ -97,6 +99,8 @@ func (a *app) addClientFlags(cmd *cobra.Command) *clientFlags {
 	f.Var(&c.forceDPD, "force-dpd", "look for a dead gateway after `SECONDS` of silence")
 	f.Var(&c.reconnectTimeout, "reconnect-timeout", "give up after `SECONDS` without a connection (-1: never)")
 	f.StringArrayVar(&c.resolve, "resolve", nil, "the gateway's address, as `HOST:IP`, instead of a look-up (repeatable)")
+
+	c.upstream.add(f)
 
 	f.StringVar(&c.os, "os", "", "report the operating system `OS`: "+strings.Join(platforms, ", "))
 	f.StringVar(&c.useragent, "useragent", "", "report the client `NAME` in the User-Agent header")
@@ -152,6 +156,7 @@ func (c *clientFlags) target(args []string) (string, error) {
 	if c.usergroup != "" {
 		u.Path, u.RawPath = "/"+strings.TrimPrefix(c.usergroup, "/"), ""
 	}
+	c.upstream.gateway = u
 	return u.String(), nil
 }
 
@@ -209,6 +214,9 @@ func (c *clientFlags) vpnConfig(ctx context.Context, a *app) (*vpn.Config, *aske
 	}
 	cfg.Login = ask
 	if cfg.TLS, err = c.tls(ctx, ask); err != nil {
+		return nil, nil, err
+	}
+	if err := c.upstream.apply(a, c.argv, cfg); err != nil {
 		return nil, nil, err
 	}
 	return cfg, ask, nil

@@ -76,8 +76,33 @@ func TestUsage(t *testing.T) {
 		{"proxy -L 80:h gw", "", "[BIND:]PORT:HOST:HOSTPORT"},
 		{"proxy -L 80:h:0 gw", "", "no port of a host"},
 		{"proxy --local-forward :80:h:80 gw", "", "to listen on: a host is missing"},
-		{"connect gw", "", "culvert proxy GATEWAY"},
+		{"connect", "", "GATEWAY is missing"},
 		{"connect --authenticate --cookieonly gw", "", "one of"},
+		{"connect --authenticate --always-on closed gw", "", "--always-on is about this machine"},
+		{"connect --cookieonly -s x gw", "", "--script is about this machine"},
+		{"connect --data-path fast gw", "", "packet, flow or auto"},
+		{"connect --heal some gw", "", "all, routes or nothing"},
+		{"connect --always-on maybe gw", "", "closed or open"},
+		{"connect --allow-host 192.0.2.1 gw", "", "--always-on"},
+		{"connect --always-on closed --allow-host www.example.com gw", "", "an address or a prefix"},
+		{"connect --include 10.0.0.0/33 gw", "", "--include 10.0.0.0/33: want an address"},
+		{"connect --include 0.0.0.0/32 gw", "", "--local-lan"},
+		{"connect --exclude bad_domain!.example gw", "", "--exclude"},
+		{"connect --exclude 1.2.3 gw", "", "--exclude"},
+		{"connect --dns-listen 192.0.2.1:53 gw", "", "loopback"},
+		{"connect --dns-listen 127.0.0.9 gw", "", "loopback"},
+		{"connect --no-dns --dns-listen 127.0.0.9:53 gw", "", "exclude each other"},
+		{"connect --journal here gw", "", "absolute path"},
+		{"connect --netns culvert-no-such-namespace gw", "", "ip netns add"},
+		{"connect --setuid nobody gw", "", "--setuid is refused"},
+		{"connect --filter " + filepath.Join(dir, "nothing") + " gw", "", "--filter"},
+		{"connect --filter " + file("typo-filter.toml", "[[rules]]\naktion = 'block'") + " gw", "", `unknown key "rules.aktion"`},
+		{"connect --filter " + file("bad-filter.toml", "[[rules]]\naction = 'block'\nports = ['none']") + " gw", "", "--filter"},
+		{"connect --mtu 10 gw", "", "576 to 9000"},
+		{"connect --servercert md5:1234 gw", "", "--servercert"},
+		{"status x", "", "unknown command"},
+		{"repair --journal x", "", "absolute path"},
+		{"data-path confirm sideways", "", "flow or packet"},
 		{"connect --authenticate --cookie x gw", "", "culvert proxy --cookie-on-stdin"},
 		{"serve x", "", "unknown command"},
 		{"serve --self-signed", "", "--user-file"},
@@ -135,8 +160,9 @@ func TestFlags(t *testing.T) {
 		"mtu/m", "pid-file", "no-cert-check", "config", "server", "force-dpd", "no-system-trust", "json", "quiet/q", "verbose/v",
 	}
 	for command, flags := range map[string][]string{
-		"proxy":    append([]string{"listen", "listen-auth", "allow-open", "local-forward/L"}, client...),
-		"connect":  append([]string{"authenticate", "cookieonly"}, client...),
+		"proxy": append([]string{"listen", "listen-auth", "allow-open", "local-forward/L"}, client...),
+		"connect": append([]string{"authenticate", "cookieonly", "interface/i", "script/s", "background/b", "data-path", "include", "exclude",
+			"local-lan", "no-dns", "dns-listen", "always-on", "allow-host", "netns", "journal", "control", "filter", "heal"}, client...),
 		"serve":    {"listen", "user-file", "cert", "key", "self-signed", "pool", "route", "no-route", "dns", "no-dtls", "config", "json", "quiet/q", "verbose/v", "control", "pid-file", "mtu/m"},
 		"sessions": {"control", "json"},
 	} {
@@ -156,7 +182,7 @@ func TestFlags(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, command := range []string{"", "demo", "proxy", "connect", "serve", "sessions"} {
+	for _, command := range []string{"", "demo", "proxy", "connect", "status", "disconnect", "repair", "data-path", "serve", "sessions"} {
 		args := []string{"--help"}
 		if command != "" {
 			args = []string{command, "--help"}
@@ -200,6 +226,11 @@ func TestCompletion(t *testing.T) {
 		{[]string{"__complete", "se"}, "serve"},
 		{[]string{"__complete", "proxy", "--serverc"}, "--servercert"},
 		{[]string{"__complete", "proxy", "--local"}, "--local-forward"},
+		{[]string{"__complete", "connect", "--data-path", ""}, "flow\tconnections end here"},
+		{[]string{"__complete", "connect", "--always-on", ""}, "closed\t"},
+		{[]string{"__complete", "connect", "--heal", ""}, "nothing\t"},
+		{[]string{"__complete", "data-path", ""}, "revert"},
+		{[]string{"__complete", "data-path", "confirm", ""}, "packet"},
 	} {
 		if got := culvert(t, "", tt.args...); !strings.Contains(got.out, tt.want) {
 			t.Errorf("%q lacks %q:\n%s", tt.args, tt.want, got.out)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -18,38 +17,51 @@ import (
 func (a *app) connect() *cobra.Command {
 	var authenticate, cookieOnly bool
 	cmd := &cobra.Command{
-		Use:   "connect (--authenticate | --cookieonly) [flags] GATEWAY",
-		Short: "Log in to a gateway and print the session, for openconnect or another culvert to use",
-		Long: `Connect logs in and prints what it takes to open the tunnel, to standard output, in the shape of openconnect:
+		Use:   "connect [flags] GATEWAY",
+		Short: "Connect to a gateway and have this machine use the tunnel, or only log in",
+		Long: `Connect makes a network interface that leads through the gateway, and sets addresses, routes and DNS of this machine as the
+gateway and the flags say. It needs root (CAP_NET_ADMIN) and Linux. Every change is recorded before it is made, and undone
+at the end; what a crash leaves is undone by "culvert repair" or the next connect.
+
+SIGINT and SIGTERM log out, undo everything and end the command. SIGHUP does the same without logging out (unless there is a
+--script), so that the session can be used again with --cookie. SIGUSR1 prints the state, SIGUSR2 checks the paths to the gateway at once.
+
+With one of these it only logs in, without root, and prints what it takes to open the tunnel, in the shape of openconnect:
 
   --authenticate  COOKIE, HOST, CONNECT_URL, FINGERPRINT and RESOLVE as assignments for a shell
   --cookieonly    the cookie alone
 
-The session lives until a tunnel uses and ends it, or until the gateway forgets it. For traffic without root see "culvert proxy".
+That session lives until a tunnel uses and ends it, or until the gateway forgets it. For traffic without root see "culvert proxy".
 
 ` + exitHelp,
-		Example: `  eval "$(culvert connect --authenticate -u alice vpn.example.com)"
-  printf '%s\n' "$COOKIE" | sudo openconnect --cookie-on-stdin --servercert "$FINGERPRINT" --resolve "$RESOLVE" "$CONNECT_URL"
+		Example: `  sudo culvert connect -u alice vpn.example.com
+  sudo culvert connect --include 10.20.0.0/16 --include corp.example --exclude 10.20.99.0/24 vpn.example.com
+  sudo culvert connect --always-on closed --local-lan vpn.example.com
+  eval "$(culvert connect --authenticate -u alice vpn.example.com)"
+  printf '%s\n' "$COOKIE" | sudo culvert connect --cookie-on-stdin --servercert "$FINGERPRINT" --resolve "$RESOLVE" "$CONNECT_URL"
   culvert connect --cookieonly vpn.example.com | culvert proxy --cookie-on-stdin vpn.example.com`,
 		Args: gatewayArg,
 	}
 	c := a.addClientFlags(cmd)
+	m := addMachineFlags(cmd)
 	f := cmd.Flags()
 	f.BoolVar(&authenticate, "authenticate", false, "log in and print COOKIE, HOST, CONNECT_URL, FINGERPRINT and RESOLVE")
 	f.BoolVar(&cookieOnly, "cookieonly", false, "log in and print the cookie")
-	for _, name := range []string{"cookie", "cookie-on-stdin", "no-dtls", "mtu", "force-dpd", "reconnect-timeout", "pid-file"} {
-		f.Lookup(name).Hidden = true // they concern the tunnel, and are accepted so that one file may serve all commands
-	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if authenticate == cookieOnly {
-			return &usageError{
-				err: errors.New("connect needs one of --authenticate, which prints all that openconnect needs to go on, and --cookieonly, which prints the cookie alone"),
-				hint: "It makes no network device. For traffic without one and without root use\n" +
-					"    culvert proxy GATEWAY",
+		if authenticate && cookieOnly {
+			return usagef("connect takes only one of --authenticate, which prints all that another program needs to go on, and --cookieonly, which prints the cookie alone")
+		}
+		if !authenticate && !cookieOnly {
+			return a.runMachine(cmd.Context(), c, m, args)
+		}
+		for _, name := range onlyMachine {
+			// In a file they may stand for the next command.
+			if f.Changed(name) && !a.fromFile(name) {
+				return usagef("--%s is about this machine, which --authenticate and --cookieonly leave alone", name)
 			}
 		}
 		if c.cookie != "" || c.cookieStdin {
-			return usagef("connect logs in to get a cookie; with one already there use: culvert proxy --cookie-on-stdin GATEWAY")
+			return usagef("--authenticate and --cookieonly log in to get a cookie; with one already there leave them out, or use: culvert proxy --cookie-on-stdin GATEWAY")
 		}
 		return a.runConnect(cmd.Context(), c, args, cookieOnly)
 	}

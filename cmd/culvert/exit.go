@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 
 	"culvert.example/vpn"
 	"culvert.example/vpn/gateway"
 	"culvert.example/vpn/proxy"
+	"culvert.example/vpn/system"
 	"culvert.example/vpn/transport/trust"
 )
 
@@ -71,7 +73,10 @@ func asUsage(err error) error {
 func codeOf(err error) exitCode {
 	var usage *usageError
 	var dns *net.DNSError
+	var told *toldError
 	switch {
+	case errors.As(err, &told) && told.Exit != exitOK:
+		return told.Exit
 	case errors.As(err, &usage):
 		return exitUsage
 	case errors.Is(err, vpn.ErrLogin):
@@ -101,6 +106,7 @@ func hint(err error) string {
 	var usage *usageError
 	var untrusted *trust.Error
 	var dns *net.DNSError
+	var absent *notRunningError
 	switch {
 	case errors.As(err, &usage):
 		if usage.hint == "" {
@@ -122,6 +128,23 @@ func hint(err error) string {
 		return "Connections through the tunnel cannot live on with another address. Start the command again."
 	case errors.Is(err, vpn.ErrUnsupported), errors.Is(err, vpn.ErrProtocol):
 		return "Check the address of the gateway, with a browser for example. Some gateways answer only to a --useragent that they know."
+	case errors.Is(err, system.ErrNotPermitted):
+		return "Routes, DNS and the firewall of this machine are changed by root, or with CAP_NET_ADMIN: try it with sudo. Nothing was changed.\n" +
+			"For traffic without root use\n    culvert proxy GATEWAY"
+	case errors.Is(err, system.ErrNoTUN):
+		return "Nothing was changed. Load the driver with \"modprobe tun\"; give a container the device /dev/net/tun.\n" +
+			"For traffic without it use\n    culvert proxy GATEWAY"
+	case errors.Is(err, system.ErrBusy):
+		return "See it with \"culvert status\", end it with \"culvert disconnect\". Nothing was changed."
+	case errors.Is(err, system.ErrLocked):
+		return "The policy of this machine keeps the kill switch closed until there is a tunnel: culvert connect GATEWAY"
+	case errors.Is(err, errors.ErrUnsupported) && runtime.GOOS != "linux":
+		return "A machine can use a tunnel only on Linux. For traffic through a proxy use\n    culvert proxy GATEWAY"
+	case errors.As(err, &absent):
+		if absent.left {
+			return "Undo them with: sudo culvert repair"
+		}
+		return ""
 	case errors.As(err, &dns):
 		return "Check the name of the gateway, or give its address with --resolve HOST:IP."
 	case errors.Is(err, syscall.ECONNREFUSED) && dialFailed(err):

@@ -37,8 +37,9 @@ var directions = []struct {
 //	client 10.98.0.2, fd00:98::2 -- 10.98.0.1 router 10.99.0.254 -- 10.99.0.1, fd00:99::1 gateway 172.31.0.1, fd00:31::1
 type lab struct {
 	t                       *testing.T
+	net                     *netns.Lab
 	client, router, gateway *netns.Host
-	clientIf                string
+	clientIf, routerIf      string // the ends of the cable between the client and the router
 }
 
 func newLab(t *testing.T, peers ...string) *lab {
@@ -55,8 +56,8 @@ func newLab(t *testing.T, peers ...string) *lab {
 		}
 	}
 	n := netns.New(t)
-	l := &lab{t: t, client: n.Host("client"), router: n.Host("router"), gateway: n.Host("gateway")}
-	l.clientIf, _ = n.Join(l.client, "10.98.0.2/24 fd00:98::2/64", l.router, "10.98.0.1/24 fd00:98::1/64")
+	l := &lab{t: t, net: n, client: n.Host("client"), router: n.Host("router"), gateway: n.Host("gateway")}
+	l.clientIf, l.routerIf = n.Join(l.client, "10.98.0.2/24 fd00:98::2/64", l.router, "10.98.0.1/24 fd00:98::1/64")
 	n.Join(l.router, "10.99.0.254/24 fd00:99::fe/64", l.gateway, "10.99.0.1/24 fd00:99::1/64")
 	l.router.Sysctl("net.ipv4.ip_forward", "1")
 	l.router.Sysctl("net.ipv6.conf.all.forwarding", "1")

@@ -1,8 +1,13 @@
-// Culvert is an AnyConnect-compatible VPN client that needs no root, and a gateway for such clients.
+// Culvert is an AnyConnect-compatible VPN client, with root or without, and a gateway for such clients.
 //
 //	culvert demo                    shows a tunnel at work, gateway and client in one process
-//	culvert proxy GATEWAY           carries SOCKS5 and HTTP proxy clients through a gateway
+//	culvert proxy GATEWAY           carries SOCKS5 and HTTP proxy clients through a gateway, without root
+//	sudo culvert connect GATEWAY    has the whole machine use a tunnel, with routes, DNS and a kill switch
 //	culvert connect --authenticate  logs in and prints what openconnect needs to go on
+//	culvert status                  tells how the tunnel of this machine is
+//	culvert disconnect              ends it and undoes all that was changed
+//	culvert repair                  undoes what a crash has left
+//	culvert data-path               confirms, leaves or takes again the flow path
 //	culvert serve                   is a gateway
 //	culvert sessions                lists who is connected to it
 //
@@ -38,7 +43,7 @@ func main() {
 
 // run runs the command line args and returns the exit status. It is main without the process around it.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) exitCode {
-	a := &app{in: stdin, out: stdout, err: stderr, getenv: getenv}
+	a := &app{in: stdin, out: stdout, err: stderr, getenv: getenv, args: args}
 	root := a.command()
 	root.SetArgs(args)
 	root.SetIn(stdin)
@@ -61,6 +66,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if errors.Is(err, terminal.ErrInterrupted) {
 		fmt.Fprintln(stderr) // the prompt stands on the last line
 		return exitInterrupted
+	}
+	if told := (*exitError)(nil); errors.As(err, &told) {
+		return told.code // somebody else has said why
 	}
 	code := codeOf(err)
 	a.reporter().fail(err, code)

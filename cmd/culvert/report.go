@@ -16,10 +16,10 @@ import (
 // An event is a line of --json. Fields that do not apply are left out.
 type event struct {
 	Time time.Time `json:"time"`
-	// Event is what this is about: tunnel, listen, forward, session, message or error.
+	// Event is what this is about: tunnel, system, listen, forward, session, message or error.
 	Event string `json:"event"`
-	// State is connecting, connected, reconnecting or closed for a tunnel, listening for a listener, listening or failed for a
-	// forward, and login, connected, disconnected or closed for a session.
+	// State is connecting, connected, reconnecting or closed for a tunnel, connected or closed for the system that uses it, listening
+	// for a listener, listening or failed for a forward, and login, connected, disconnected or closed for a session.
 	State string `json:"state,omitempty"`
 	// Path is dtls or tls.
 	Path string `json:"path,omitempty"`
@@ -28,6 +28,20 @@ type event struct {
 	Addresses []netip.Addr `json:"addresses,omitempty"`
 	// Target is the host and port that a forward leads to.
 	Target string `json:"target,omitempty"`
+
+	// Kind is what has happened to the machine, such as routes, resolver or firewall, and Healed says that it was repaired.
+	Kind   string `json:"kind,omitempty"`
+	Healed bool   `json:"healed,omitempty"`
+	// Device is the network interface of the machine, Namespace where it is. Routes lead into the tunnel, Direct past it. DNS are the
+	// servers that the machine asks, as it was told by way of Resolver.
+	Device     string         `json:"device,omitempty"`
+	Namespace  string         `json:"namespace,omitempty"`
+	Routes     []netip.Prefix `json:"routes,omitempty"`
+	Direct     []netip.Prefix `json:"direct,omitempty"`
+	DNS        []string       `json:"dns,omitempty"`
+	Resolver   string         `json:"resolver,omitempty"`
+	DataPath   string         `json:"data_path,omitempty"`
+	KillSwitch string         `json:"kill_switch,omitempty"`
 
 	Gateway string `json:"gateway,omitempty"`
 	MTU     int    `json:"mtu,omitempty"`

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"slices"
@@ -395,18 +394,18 @@ func (a *app) serveControl(path string, gw controlled) (stop func(), err error) 
 		return func() {}, nil
 	}
 	if path == "" {
-		paths := controlPaths(a.getenv)
+		paths := controlPaths(a.getenv, serveSocket)
 		if len(paths) == 0 {
 			a.reporter().warn("\"culvert sessions\" will not find this gateway: there is no $XDG_RUNTIME_DIR, so give --control PATH")
 			return func() {}, nil
 		}
 		path = paths[0]
 	}
-	l, err := listenControl(path)
+	l, err := listenControl("serve", path)
 	if err != nil {
 		return nil, err
 	}
-	srv := &http.Server{Handler: controlHandler(gw), ReadHeaderTimeout: farewell, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	srv := controlServer(controlHandler(gw))
 	done := make(chan struct{})
 	go func() { defer close(done); srv.Serve(l) }()
 	return func() { srv.Close(); <-done }, nil

@@ -14,3 +14,6 @@ func watchSignals(context.Context, *reporter, *vpn.Tunnel) {}
 
 // reloadSignal returns a channel that gets nothing.
 func reloadSignal() (signals chan os.Signal, stop func()) { return make(chan os.Signal), func() {} }
+
+// hangupSignal returns a channel that gets nothing.
+func hangupSignal(context.Context) <-chan struct{} { return nil }

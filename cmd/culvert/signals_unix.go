@@ -37,3 +37,22 @@ func reloadSignal() (signals chan os.Signal, stop func()) {
 	signal.Notify(signals, syscall.SIGHUP)
 	return signals, func() { signal.Stop(signals) }
 }
+
+// hangupSignal returns a channel that is closed by the first SIGHUP before ctx ends, or nil if the command is to ignore that signal, as
+// nohup(1) wants. A terminal that goes away sends one too.
+func hangupSignal(ctx context.Context) <-chan struct{} {
+	if signal.Ignored(syscall.SIGHUP) {
+		return nil
+	}
+	signals, hangup := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(signals, syscall.SIGHUP)
+	go func() {
+		defer signal.Stop(signals)
+		select {
+		case <-signals:
+			close(hangup)
+		case <-ctx.Done():
+		}
+	}()
+	return hangup
+}

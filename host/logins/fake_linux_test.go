@@ -223,12 +223,18 @@ func TestHostile(t *testing.T) {
 		{"an error of one session", row(good), func(string) (map[string]dbus.Variant, *dbus.Error) {
 			return nil, dbus.NewError("org.freedesktop.DBus.Error.AccessDenied", nil)
 		}, ErrUnavailable, "GetAll of logind: org.freedesktop.DBus.Error.AccessDenied"},
-		{"silence", func() ([]listed, *dbus.Error) { time.Sleep(time.Second); return nil, nil }, all(), ErrUnavailable, "ListSessions"},
-		{"silence about one", row(good), func(string) (map[string]dbus.Variant, *dbus.Error) { time.Sleep(time.Second); return nil, nil }, ErrUnavailable, "GetAll"},
+		{"silence", func() ([]listed, *dbus.Error) { time.Sleep(500 * time.Millisecond); return nil, nil }, all(), ErrUnavailable, "ListSessions"},
+		{"silence about one", row(good), func(string) (map[string]dbus.Variant, *dbus.Error) {
+			time.Sleep(500 * time.Millisecond)
+			return nil, nil
+		}, ErrUnavailable, "GetAll"},
 	} {
 		t.Run(c.row, func(t *testing.T) {
 			f, src := newBus(t)
-			src.answer = 300 * time.Millisecond
+			src.answer = 5 * time.Second
+			if strings.HasPrefix(c.row, "silence") {
+				src.answer = 150 * time.Millisecond
+			}
 			f.export(t, map[string]any{"ListSessions": c.list}, c.getAll)
 			f.own(t)
 			began := time.Now()

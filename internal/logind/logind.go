@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -145,7 +146,11 @@ func Bus(tb TB) (address string) {
 	}
 	start(tb, exec.Command("dbus-daemon", "--config-file="+conf, "--nofork", "--nopidfile"))
 	wait(tb, "dbus-daemon", func() bool {
-		_, err := os.Stat(socket)
+		// The socket is there before anybody listens on it.
+		c, err := net.Dial("unix", socket)
+		if err == nil {
+			c.Close()
+		}
 		return err == nil
 	})
 	return "unix:path=" + socket

@@ -33,6 +33,9 @@ const (
 	TLS  = "tls"
 )
 
+// A DialFunc connects to an address, as net.Dialer.DialContext does.
+type DialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
+
 // A Dialer opens sessions with one gateway. It is a transport.Dialer. Its fields must not change after the first use. Only
 // Server is needed.
 type Dialer struct {
@@ -51,7 +54,10 @@ type Dialer struct {
 
 	// Dial connects over TCP. Nil means a net.Dialer. DialUDP makes the connected UDP socket for DTLS, a *net.UDPConn. Nil means
 	// a net.Dialer too, but if Dial is set there is no DTLS then, because UDP would take another way.
-	Dial, DialUDP func(ctx context.Context, network, address string) (net.Conn, error)
+	Dial, DialUDP DialFunc
+	// Plain says that Dial and DialUDP connect to the very address that they are given, as a net.Dialer does and a proxy does not,
+	// so that the address of the gateway can be kept.
+	Plain bool
 	// Resolve gives addresses of hosts instead of asking for their names.
 	Resolve map[string]netip.Addr
 
@@ -123,6 +129,11 @@ func hostPort(u *url.URL) string {
 
 // dial connects to an address over TCP, whose host may be a name.
 func (d *Dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	return d.dialWith(ctx, d.Dial, network, address)
+}
+
+// dialWith is dial with another function to connect with; nil means a net.Dialer.
+func (d *Dialer) dialWith(ctx context.Context, dial DialFunc, network, address string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
@@ -132,8 +143,8 @@ func (d *Dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 			address = net.JoinHostPort(addr.String(), port)
 		}
 	}
-	if d.Dial != nil {
-		return d.Dial(ctx, network, address)
+	if dial != nil {
+		return dial(ctx, network, address)
 	}
 	return new(net.Dialer).DialContext(ctx, network, address)
 }
@@ -202,8 +213,12 @@ func (d *Dialer) DialSession(ctx context.Context) (transport.Session, error) {
 	s := &Session{
 		dialer: d, server: u, ticket: ticket, kept: kept, lastLogin: lastLogin, pause: loginPause,
 		settled: settled, settle: sync.OnceFunc(func() { close(settled) }), started: make(chan struct{}),
+		asking: make(chan struct{}, 1),
 	}
+	s.via = s.own()
+	s.life, s.die = context.WithCancel(context.Background())
 	if err := s.open(ctx); err != nil {
+		s.die()
 		return nil, err
 	}
 	return s, nil

@@ -19,7 +19,7 @@ func TestPreStandardDTLS(t *testing.T) {
 	reply := &wire.ConnectReply{StatusCode: 200, DTLSPort: 443, DTLSCipherSuite: "AES128-SHA", DTLSSessionID: make([]byte, 32)}
 	req := &wire.ConnectRequest{MasterSecret: make([]byte, 48)}
 	lease := &transport.Lease{MTU: 1300, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}}
-	s.offer = s.offerOf(reply, req, lease, nil, netip.MustParseAddrPort("127.0.0.1:443"))
+	s.offer = s.offerOf(reply, req, lease, nil, netip.MustParseAddrPort("127.0.0.1:443"), &way{})
 	if s.offer == nil {
 		t.Fatal("the choice of the gateway went unnoticed")
 	}

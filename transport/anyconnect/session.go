@@ -11,9 +11,9 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"culvert.example/vpn/packet"
@@ -21,6 +21,7 @@ import (
 	"culvert.example/vpn/transport/cstp"
 	"culvert.example/vpn/transport/dtls"
 	"culvert.example/vpn/transport/failover"
+	"culvert.example/vpn/transport/heartbeat"
 	"culvert.example/vpn/transport/liveness"
 	"culvert.example/vpn/transport/login"
 	"culvert.example/vpn/transport/trust"
@@ -76,12 +77,27 @@ type Session struct {
 	offer     *dtlsOffer // what it said about DTLS, nil if nothing
 	data      *dtls.Conn // the open DTLS path
 	abandon   func()     // gives up the present attempt to open DTLS
+	via       *way       // what control was made over, and the paths are opened over
+
+	asking  chan struct{} // has an element while the gateway is asked for a tunnel
+	granted atomic.Uint64 // how often it has granted one; changes only while asking has an element
+
+	life   context.Context // ends with Close
+	die    context.CancelFunc
+	roam   *roam          // the last one under way
+	follow bool           // NetworkChanged has something under way
+	again  bool           // and was called meanwhile
+	roams  sync.WaitGroup // what Close waits for
 }
+
+// errOvertaken ends an attempt to connect during which another one has succeeded. To go on would take the session away from it.
+var errOvertaken = errors.New("another connection has come about meanwhile")
 
 // A dtlsOffer is what one CONNECT agreed on for DTLS. The next one makes it void.
 type dtlsOffer struct {
 	config dtls.Config
 	remote netip.AddrPort
+	via    *way
 	err    error // why there is no DTLS, for this CONNECT
 }
 
@@ -106,6 +122,13 @@ func (s *Session) open(ctx context.Context) error {
 		Logger:           s.dialer.logger(),
 	})
 	close(s.started)
+	s.roams.Go(func() {
+		// Where the system does not tell, the channels notice by themselves.
+		_ = heartbeat.WatchSleep(s.life, func(asleep time.Duration) {
+			s.dialer.logger().Info("the host has slept", "for", asleep.Round(time.Millisecond))
+			s.NetworkChanged()
+		})
+	})
 	// The connection is there already, so this takes no time.
 	if err := s.conn.WaitReady(ctx); err != nil {
 		s.Close()
@@ -210,13 +233,14 @@ func (s *Session) Done() <-chan struct{} { return s.conn.Done() }
 // Err implements transport.Session.
 func (s *Session) Err() error { return s.conn.Err() }
 
-// NetworkChanged checks the open paths and tries the closed ones, at once.
-func (s *Session) NetworkChanged() { s.conn.NetworkChanged() }
-
 // Close ends the session: it tells the gateway, which then forgets the cookie, and closes the paths. It waits for all that.
 func (s *Session) Close() error {
 	s.mu.Lock()
 	s.closing = true
+	s.mu.Unlock()
+	s.die()
+	s.roams.Wait()
+	s.mu.Lock()
 	control := s.control
 	s.mu.Unlock()
 	if control != nil {
@@ -346,12 +370,13 @@ func (s *Session) relogin(ctx context.Context, cause error) error {
 func (s *Session) connect(ctx context.Context) (*cstp.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
+	before := s.granted.Load()
 	s.mu.Lock()
-	ticket, old, kept := s.ticket, s.lease, s.kept
+	kept := s.kept
 	s.kept = nil
 	s.mu.Unlock()
 	if kept != nil {
-		conn, err := s.request(ctx, kept, ticket, old)
+		conn, err := s.grant(ctx, kept, s.own(), before)
 		if err == nil {
 			return conn, nil
 		}
@@ -363,27 +388,50 @@ func (s *Session) connect(ctx context.Context) (*cstp.Conn, error) {
 		s.dialer.logger().Debug("the gateway takes no tunnel on the connection of the login", "err", err)
 	}
 
-	// Only the member of a cluster that made the session knows it, so the address is kept, unless it is said to change. What a
-	// dialer of the caller's connects to may be a proxy, whose address that is then.
-	address := ticket.Host
-	if ticket.Addr.IsValid() && s.dialer.Dial == nil && (old == nil || !old.DynamicAddress) {
-		address = ticket.Addr.String()
-	}
-	nc, err := s.dialer.dial(ctx, "tcp", address)
+	nc, via, err := s.reach(ctx)
 	if err != nil {
 		return nil, err
 	}
-	link, err := s.secure(ctx, nc, ticket.Host)
+	link, err := s.secure(ctx, nc, s.Ticket().Host)
 	if err != nil {
 		nc.Close()
 		return nil, err
 	}
-	conn, err := s.request(ctx, link, ticket, old)
+	conn, err := s.grant(ctx, link, via, before)
 	if err != nil {
 		link.Close()
 		return nil, err
 	}
 	return conn, nil
+}
+
+// ask waits until nobody else asks the gateway for a tunnel, since each that it grants takes the session away from the one
+// before. If there is no error answered must be called.
+func (s *Session) ask(ctx context.Context) error {
+	select {
+	case s.asking <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if ctx.Err() != nil {
+		s.answered()
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+func (s *Session) answered() { <-s.asking }
+
+// grant asks for the tunnel, unless the gateway has granted one since it had granted as many as before says.
+func (s *Session) grant(ctx context.Context, link *cstp.Link, via *way, before uint64) (*cstp.Conn, error) {
+	if err := s.ask(ctx); err != nil {
+		return nil, err
+	}
+	defer s.answered()
+	if s.granted.Load() != before {
+		return nil, errOvertaken
+	}
+	return s.request(ctx, link, via, false)
 }
 
 // secure makes the TLS handshake.
@@ -405,14 +453,17 @@ func (s *Session) secure(ctx context.Context, nc net.Conn, host string) (*cstp.L
 	return link, nil
 }
 
-// request asks for the tunnel.
-func (s *Session) request(ctx context.Context, link *cstp.Link, ticket *login.Ticket, old *transport.Lease) (*cstp.Conn, error) {
+// request asks for the tunnel. If beside is true, DTLS as it is is left to whoever calls.
+func (s *Session) request(ctx context.Context, link *cstp.Link, via *way, beside bool) (*cstp.Conn, error) {
 	d := s.dialer
-	remote, _ := netip.ParseAddrPort(link.RemoteAddr().String())
+	s.mu.Lock()
+	ticket, old := s.ticket, s.lease
+	s.mu.Unlock()
+	remote, local := addrPort(link.RemoteAddr()), addrPort(link.LocalAddr())
 	req := &wire.ConnectRequest{
 		Host: strings.TrimSuffix(ticket.Host, ":443"), UserAgent: ticket.UserAgent, Cookie: ticket.Cookie.Reveal(),
 		Hostname: d.Hostname, Platform: d.platform(), IPv4: true, IPv6: true, FullIPv6: true,
-		BaseMTU: baseMTU(remote.Addr()), MTU: d.MTU,
+		BaseMTU: baseMTU(local.Addr()), MTU: d.MTU,
 	}
 	if old != nil {
 		for _, p := range old.Addresses {
@@ -423,7 +474,7 @@ func (s *Session) request(ctx context.Context, link *cstp.Link, ticket *login.Ti
 		req.AcceptEncoding = []string{wire.LZ4, wire.LZS}
 	}
 	var psk []byte
-	if s.datagrams() {
+	if s.datagrams(via) {
 		// A new secret for each request, which the gateway takes for keys of DTLS if it does not negotiate them.
 		req.MasterSecret = make([]byte, 48)
 		rand.Read(req.MasterSecret)
@@ -459,26 +510,28 @@ func (s *Session) request(ctx context.Context, link *cstp.Link, ticket *login.Ti
 		Beat:   s.beat(lease.DPD, lease.Keepalive, lease.Rekey),
 		Logger: d.logger(),
 	})
-	s.adopt(conn, tls.CipherSuiteName(link.ConnectionState().CipherSuite), lease, s.offerOf(reply, req, lease, psk, remote))
+	s.granted.Add(1)
+	s.adopt(conn, tls.CipherSuiteName(link.ConnectionState().CipherSuite), lease, s.offerOf(reply, req, lease, psk, remote, via), via, beside)
 	return conn, nil
 }
 
 // datagrams reports whether DTLS is possible at all: through a dialer of the caller's, UDP would take another way.
-func (s *Session) datagrams() bool {
-	return !s.dialer.NoDTLS && (s.dialer.Dial == nil || s.dialer.DialUDP != nil)
+func (s *Session) datagrams(via *way) bool {
+	return !s.dialer.NoDTLS && (via.dial == nil || via.dialUDP != nil)
 }
 
-// adopt makes conn the TLS path in use. The DTLS channel that hangs on the one before goes with it, or the attempt to open it.
-func (s *Session) adopt(conn *cstp.Conn, suite string, lease *transport.Lease, offer *dtlsOffer) {
+// adopt makes conn the TLS path in use. The DTLS channel that hangs on the one before goes with it, unless it is left to the
+// caller, or the attempt to open it.
+func (s *Session) adopt(conn *cstp.Conn, suite string, lease *transport.Lease, offer *dtlsOffer, via *way, beside bool) {
 	s.mu.Lock()
-	s.control, s.suite, s.lease, s.offer = conn, suite, lease, offer
+	s.control, s.suite, s.lease, s.offer, s.via = conn, suite, lease, offer, via
 	data, abandon := s.data, s.abandon
 	s.data, s.abandon = nil, nil
 	s.mu.Unlock()
 	if abandon != nil {
 		abandon()
 	}
-	if data != nil {
+	if data != nil && !beside {
 		data.Close()
 	}
 }
@@ -496,12 +549,13 @@ func (s *Session) beat(dpd, keepalive, rekey time.Duration) liveness.Config {
 }
 
 // offerOf returns what the reply says about DTLS.
-func (s *Session) offerOf(reply *wire.ConnectReply, req *wire.ConnectRequest, lease *transport.Lease, psk []byte, remote netip.AddrPort) *dtlsOffer {
-	if !s.datagrams() || reply.DTLSPort == 0 || reply.DTLSCipherSuite == "" && reply.DTLS12CipherSuite == "" {
+func (s *Session) offerOf(reply *wire.ConnectReply, req *wire.ConnectRequest, lease *transport.Lease, psk []byte, remote netip.AddrPort, via *way) *dtlsOffer {
+	if !s.datagrams(via) || reply.DTLSPort == 0 || reply.DTLSCipherSuite == "" && reply.DTLS12CipherSuite == "" {
 		return nil
 	}
 	offer := &dtlsOffer{
 		remote: netip.AddrPortFrom(remote.Addr(), uint16(reply.DTLSPort)),
+		via:    via,
 		config: dtls.Config{
 			MTU: lease.MTU, BaseMTU: lease.BaseMTU,
 			IPv6:   slices.ContainsFunc(lease.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() }),
@@ -572,7 +626,7 @@ func (p *dtlsPath) Open(ctx context.Context) (packet.Conn, error) {
 
 // openDTLS opens the channel of an offer.
 func (s *Session) openDTLS(ctx context.Context, offer *dtlsOffer) (*dtls.Conn, error) {
-	socket, err := dtls.OpenSocket(ctx, s.dialer.DialUDP, offer.remote)
+	socket, err := dtls.OpenSocket(ctx, offer.via.dialUDP, offer.remote)
 	if err != nil {
 		return nil, err
 	}
@@ -580,19 +634,23 @@ func (s *Session) openDTLS(ctx context.Context, offer *dtlsOffer) (*dtls.Conn, e
 	return dtls.Dial(ctx, socket, offer.config)
 }
 
-// baseMTU returns the MTU to assume for the path to addr: that of the interface that leads there, or the usual one.
-func baseMTU(addr netip.Addr) int {
+// addrPort returns the IP address and port of a, or the zero value if it has none.
+func addrPort(a net.Addr) netip.AddrPort {
+	if a == nil {
+		return netip.AddrPort{}
+	}
+	ap, _ := netip.ParseAddrPort(a.String())
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
+
+// baseMTU returns the MTU to assume for the path of a connection from local: that of the interface that has this address, or the
+// usual one.
+func baseMTU(local netip.Addr) int {
 	const usual = 1500
-	if !addr.IsValid() {
+	if !local.IsValid() {
 		return usual
 	}
-	// No packet is sent by connecting a UDP socket, but the system chooses the source address.
-	c, err := net.Dial("udp", net.JoinHostPort(addr.String(), strconv.Itoa(9)))
-	if err != nil {
-		return usual
-	}
-	local, _, _ := net.SplitHostPort(c.LocalAddr().String())
-	c.Close()
+	local = local.Unmap().WithZone("")
 	ifaces, err := net.Interfaces()
 	if err != nil {
 		return usual
@@ -600,7 +658,7 @@ func baseMTU(addr netip.Addr) int {
 	for _, i := range ifaces {
 		addrs, _ := i.Addrs()
 		for _, a := range addrs {
-			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().String() == local {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr() == local {
 				// A loopback interface has an MTU that no other path has.
 				return min(i.MTU, usual)
 			}

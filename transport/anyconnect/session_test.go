@@ -17,7 +17,7 @@ func TestOfferDPD(t *testing.T) {
 	} {
 		lease := &transport.Lease{MTU: 1400, DPD: tt.tls, DTLSDPD: tt.dtls}
 		reply := &wire.ConnectReply{DTLSPort: 443, DTLSCipherSuite: wire.PSKNegotiate, DTLSAppID: []byte{1}}
-		offer := s.offerOf(reply, &wire.ConnectRequest{}, lease, make([]byte, wire.PSKLen), netip.AddrPort{})
+		offer := s.offerOf(reply, &wire.ConnectRequest{}, lease, make([]byte, wire.PSKLen), netip.AddrPort{}, &way{})
 		if got := 2 * offer.config.Beat.DPD; got != tt.want {
 			t.Errorf("DPD %v and %v: an idle DTLS channel is dead after %v, want %v", tt.tls, tt.dtls, got, tt.want)
 		}

@@ -174,6 +174,14 @@ func (c *Conn) start(beat liveness.Config) {
 // MTU implements packet.Conn. It does not change.
 func (c *Conn) MTU() int { return c.mtu }
 
+// LocalAddr returns the address that the connection comes from, nil if it has none.
+func (c *Conn) LocalAddr() net.Addr {
+	if c.sock.Conn == nil {
+		return nil
+	}
+	return c.sock.Conn.LocalAddr()
+}
+
 // Probe asks the peer for a sign of life. It does not wait, neither for the answer nor for the probe to be sent.
 func (c *Conn) Probe() error {
 	return c.post(func(o *control) { o.probe = true })

@@ -23,6 +23,8 @@ type live struct {
 
 	delivery delivery
 
+	retired atomic.Bool // another connection has taken its place, and another goroutine that of its goroutine
+
 	closing atomic.Bool
 	closed  chan struct{} // closed when conn.Close has returned
 }
@@ -61,6 +63,8 @@ type Conn struct {
 	turn     chan struct{}
 	announce packet.Batch // the one packet of Config.Announce, or empty
 
+	replacing chan struct{} // has an element while Replace runs
+
 	read     reads
 	sink     atomic.Pointer[sink] // where packets go instead of to ReadBatch; nil unless Forward runs
 	tooBig   replies
@@ -91,6 +95,8 @@ func New(cfg Config) *Conn {
 		ready:  make(chan struct{}),
 		done:   make(chan struct{}),
 		turn:   make(chan struct{}, 1),
+
+		replacing: make(chan struct{}, 1),
 	}
 	c.notify.call = cfg.OnChange
 	c.view.Store(&view{changed: make(chan struct{})})
@@ -103,8 +109,9 @@ func New(cfg Config) *Conn {
 	d := &driver{Conn: c, m: newMachine(cfg, time.Now()), paths: make([]pathDriver, len(cfg.Paths))}
 	c.state.Store(d.snapshot())
 	for i := range d.paths {
-		// At most one try is under way for each path, so that run never waits for the goroutine of a path.
-		d.paths[i].open = make(chan attempt, 1)
+		// At most one try is under way for each path, and a replacement beside one that is cancelled, so that run never waits
+		// for the goroutine of a path.
+		d.paths[i].open = make(chan attempt, 2)
 		c.wg.Add(1)
 		c.start(i, d.paths[i].open)
 	}
@@ -112,11 +119,12 @@ func New(cfg Config) *Conn {
 	return c
 }
 
-// An attempt is an order to open a path.
+// An attempt is an order to open a path, or to serve a connection that is there already.
 type attempt struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	try    int
+	live   *live // what is there; nil: nothing
 }
 
 // A pathDriver is what run knows of a path beside its track.
@@ -124,6 +132,7 @@ type pathDriver struct {
 	open   chan attempt
 	cancel context.CancelFunc // of the try under way
 	live   *live              // the connection, while it is open
+	old    *live              // the retired one, until it is closed
 }
 
 // A driver drives the machine of a Conn. Its only goroutine is run, and only that one changes the state.
@@ -150,13 +159,16 @@ func (d *driver) run(ctx context.Context) {
 		now := time.Now()
 		next, do := d.m.step(now, ev)
 		for _, a := range do {
-			d.perform(ctx, a)
+			d.perform(ctx, a, ev)
 		}
 		if d.m.ended {
 			d.cancel()
 			return
 		}
 		d.publish()
+		if ev.seen != nil {
+			close(ev.seen)
+		}
 		if !opened && d.m.active >= 0 {
 			// Whoever waited for this sees the path in the state.
 			opened = true
@@ -174,19 +186,28 @@ func (d *driver) run(ctx context.Context) {
 func (d *driver) note(ev event) {
 	switch ev.kind {
 	case evOpened:
+		if !d.m.expects(ev) {
+			// A replacement has come meanwhile.
+			d.wg.Go(ev.live.close)
+			return
+		}
 		d.paths[ev.path].live = ev.live
 		d.cfg.Logger.Info("path opened", "path", d.cfg.Paths[ev.path].Name(), "mtu", ev.live.conn.MTU())
+	case evReplaced:
+		d.cfg.Logger.Info("path replaced", "path", d.cfg.Paths[ev.path].Name(), "mtu", ev.live.conn.MTU())
+	case evKept:
+		d.cfg.Logger.Info("path not replaced, the old one stays", "path", d.cfg.Paths[ev.path].Name(), "err", ev.err)
 	case evFailed:
 		level := slog.LevelInfo
-		if ev.notReady || d.m.paths[ev.path].phase != open && d.m.paths[ev.path].strikes > 0 {
+		if d.m.asking || !d.m.current(ev) || ev.notReady || d.m.paths[ev.path].phase != open && d.m.paths[ev.path].strikes > 0 {
 			level = slog.LevelDebug // nothing new
 		}
 		d.cfg.Logger.Log(context.Background(), level, "path failed", "path", d.cfg.Paths[ev.path].Name(), "err", ev.err)
 	}
 }
 
-// perform does what the machine says. It never waits.
-func (d *driver) perform(ctx context.Context, a action) {
+// perform does what the machine says to ev. It never waits.
+func (d *driver) perform(ctx context.Context, a action, ev event) {
 	switch a.kind {
 	case doOpen:
 		try, cancel := context.WithTimeout(ctx, d.cfg.OpenTimeout)
@@ -202,9 +223,41 @@ func (d *driver) perform(ctx context.Context, a action) {
 		if c, ok := d.paths[a.path].live.conn.(interface{ Check() }); ok {
 			d.wg.Go(c.Check)
 		}
+	case doRetire:
+		d.retire(a.path)
+	case doDrop:
+		d.drop(a.path)
+	case doTake:
+		ev.live.try = a.try
+		d.paths[a.path].live = ev.live
+		d.paths[a.path].open <- attempt{live: ev.live, try: a.try}
 	case doEnd:
 		d.end()
 	}
+}
+
+// retire has the connection of a path read from only. Its goroutine goes on with that, and a new one takes its place.
+func (d *driver) retire(path int) {
+	p := &d.paths[path]
+	p.old, p.live = p.live, nil
+	p.old.retired.Store(true)
+	d.wg.Add(1)
+	d.start(path, p.open)
+}
+
+// drop closes the retired connection of a path, if there is one.
+func (d *driver) drop(path int) {
+	l := d.paths[path].old
+	if l == nil {
+		return
+	}
+	d.paths[path].old = nil
+	d.wg.Go(func() {
+		l.close()
+		if l.delivery.close() {
+			d.wg.Done() // nobody waits for its goroutine, which is with dst
+		}
+	})
 }
 
 // release closes the connection of a path, if there is one.
@@ -250,6 +303,7 @@ func (d *driver) end() {
 	close(old.changed)
 	for i := range d.paths {
 		d.release(i)
+		d.drop(i)
 	}
 }
 
@@ -275,35 +329,45 @@ func (c *Conn) serve(path int, open <-chan attempt) bool {
 		case <-c.done:
 			return true
 		}
-		conn, err := c.cfg.Paths[path].Open(a.ctx)
-		if err == nil && conn == nil {
-			err = errors.New("path opened without a connection")
-		}
-		if err != nil && a.ctx.Err() == context.DeadlineExceeded {
-			err = fmt.Errorf("not open within %v: %w", c.cfg.OpenTimeout, err)
-		}
-		a.cancel()
-		if err != nil {
-			if !c.tell(c.failure(path, a.try, err)) {
+		l := a.live
+		if l == nil {
+			conn, err := c.open(path, a)
+			if err != nil {
+				if !c.tell(c.failure(path, a.try, err)) {
+					return true
+				}
+				continue
+			}
+			l = &live{conn: conn, path: path, try: a.try, closed: make(chan struct{})}
+			if !c.tell(event{kind: evOpened, path: path, try: a.try, live: l}) {
+				l.close()
 				return true
 			}
-			continue
 		}
-		l := &live{conn: conn, path: path, try: a.try, closed: make(chan struct{})}
-		if !c.tell(event{kind: evOpened, path: path, try: a.try, live: l}) {
-			l.close()
-			return true
-		}
-		if err = c.pump(&r, l); err == errReplaced {
+		err := c.pump(&r, l)
+		if err == errReplaced {
 			return false
 		}
 		r.release()
 		ended := !c.tell(c.failure(path, a.try, err))
 		l.close()
-		if ended {
+		if ended || l.retired.Load() {
 			return true
 		}
 	}
+}
+
+// open opens a path.
+func (c *Conn) open(path int, a attempt) (packet.Conn, error) {
+	defer a.cancel()
+	conn, err := c.cfg.Paths[path].Open(a.ctx)
+	if err == nil && conn == nil {
+		err = errors.New("path opened without a connection")
+	}
+	if err != nil && a.ctx.Err() == context.DeadlineExceeded {
+		err = fmt.Errorf("not open within %v: %w", c.cfg.OpenTimeout, err)
+	}
+	return conn, err
 }
 
 // failure returns the event of an error of a path.

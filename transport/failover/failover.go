@@ -6,6 +6,8 @@
 // better one opens, the data moves over. While no path is open, writers wait: the connections inside the tunnel stand still
 // and are not reset.
 //
+// When the host moves to another network, [Conn.Replace] makes a connection over that one before the old ones are given up.
+//
 // Data goes to one path at a time, and never to two in turn, because gateways answer where the last data came from. For the
 // same reason the packet [Config.Announce] is sent when the data moves to another path: a gateway that has nothing but the
 // direction of our data to go by then follows at once, even when the client only receives.
@@ -137,6 +139,11 @@ type State struct {
 	// Switches counts how often data has moved to another path, the first one included. TooBig counts packets that were
 	// larger than the active path takes.
 	Switches, TooBig uint64
+
+	// Replaced counts the connections that Conn.Replace has put in the place of others. Kept is why the last call of it left
+	// the old one in place; nil if it did not.
+	Replaced uint64
+	Kept     error
 
 	// Err is why the Conn has ended, and nil while it lives.
 	Err error

@@ -20,6 +20,10 @@ const (
 
 	// tryGap is the least time between the begins of two tries for the sake of changes of the network, which come in bursts.
 	tryGap = 250 * time.Millisecond
+
+	// linger is how long a connection that another one has taken the place of is still read from: what was under way in it is on
+	// time for that long.
+	linger = 2 * time.Second
 )
 
 // A phase is what a path is doing.
@@ -39,12 +43,15 @@ func (p phase) String() string { return [...]string{"waiting", "parked", "openin
 type eventKind uint8
 
 const (
-	evTick    eventKind = iota // time has passed
-	evOpened                   // a path is open
-	evFailed                   // a path could not be opened, or its connection failed
-	evNetwork                  // the network has changed
-	evResized                  // the MTU of the active path has changed: nothing to decide, but a change of the state
-	evClose                    // the owner wants an end
+	evTick     eventKind = iota // time has passed
+	evOpened                    // a path is open
+	evFailed                    // a path could not be opened, or its connection failed
+	evNetwork                   // the network has changed
+	evResized                   // the MTU of the active path has changed: nothing to decide, but a change of the state
+	evAsk                       // the gateway is asked for a connection over another network, and may end the old ones at any moment
+	evReplaced                  // that is there, and takes the place of the old one of its path
+	evKept                      // it has failed
+	evClose                     // the owner wants an end
 )
 
 // An event is something that has happened. Path, try and what follows belong to evOpened and evFailed.
@@ -55,8 +62,10 @@ type event struct {
 	err      error
 	terminal bool // the error ends everything
 	notReady bool // the error matches ErrNotReady
+	hasty    bool // somebody may be stuck in the connection that is replaced
 
-	live *live // the connection that was opened; the machine does not look at it
+	live *live         // the connection that was opened; the machine does not look at it
+	seen chan struct{} // closed when the event has been dealt with, unless it is nil; nor at this
 }
 
 // An actionKind is a kind of action.
@@ -68,6 +77,9 @@ const (
 	doClose                      // close the connection of path
 	doActivate                   // send data to path, or to none if it is -1
 	doCheck                      // have path find out soon whether it works
+	doRetire                     // write no more to the connection of path, but read on from it
+	doDrop                       // close the retired connection of path
+	doTake                       // the connection that has come is that of path with number try
 	doEnd                        // close everything; machine.err says why
 )
 
@@ -91,6 +103,12 @@ func (a action) String() string {
 		return fmt.Sprintf("activate %d", a.path)
 	case doCheck:
 		return fmt.Sprintf("check %d", a.path)
+	case doRetire:
+		return fmt.Sprintf("retire %d", a.path)
+	case doDrop:
+		return fmt.Sprintf("drop %d", a.path)
+	case doTake:
+		return fmt.Sprintf("take %d #%d", a.path, a.try)
 	}
 	return "end"
 }
@@ -108,6 +126,8 @@ type track struct {
 	err      error     // the last failure
 	restart  bool      // its opening was cancelled, to be begun anew
 	openings uint64    // machine.openings when the try began
+	retired  time.Time // when the retired connection is to be closed; zero if there is none
+	gone     bool      // it is open no more, but a replacement is expected before anybody minds
 }
 
 // A machine decides which paths are opened, which one carries the data, and when to give up. It knows neither clock
@@ -126,6 +146,9 @@ type track struct {
 //	     │                                         │ parked │                │
 //	     │                   failed                └────────┘                │
 //	     └───────────────────────────────────────────────────────────────────┘
+//
+// A path in any phase becomes open when a replacement comes for it. The connection that it had is retired: it is read from
+// for a while, and its end is no failure; nor is it from when the gateway is asked for the replacement. All other paths are opened anew then, since they lead over the old network.
 //
 // The whole follows from the paths:
 //
@@ -149,6 +172,9 @@ type machine struct {
 	down     time.Time // since when none is open; zero if one is
 	openings uint64    // how often any path was opened
 	switches uint64    // how often active became another path
+	asking   bool      // the gateway is asked for a replacement
+	replaced uint64    // how many have come
+	kept     error     // why the last one has not come; nil if it has
 	last     error     // the last failure of any path
 	err      error     // why it has ended
 	ended    bool
@@ -185,6 +211,12 @@ func (m *machine) step(now time.Time, ev event) (next time.Time, do []action) {
 		m.failed(now, ev)
 	case evNetwork:
 		m.network(now)
+	case evAsk:
+		m.asking = true
+	case evReplaced:
+		m.replace(now, ev)
+	case evKept:
+		m.keep(now, ev)
 	case evClose:
 		m.end(net.ErrClosed)
 	}
@@ -211,9 +243,14 @@ func (m *machine) current(ev event) bool {
 	return ev.path >= 0 && ev.path < len(m.paths) && ev.try == m.paths[ev.path].try
 }
 
+// expects reports whether ev is the opening that its path waits for.
+func (m *machine) expects(ev event) bool {
+	return m.current(ev) && m.paths[ev.path].phase == opening
+}
+
 // opened notes that a path is open.
 func (m *machine) opened(now time.Time, ev event) {
-	if !m.current(ev) || m.paths[ev.path].phase != opening {
+	if !m.expects(ev) {
 		return
 	}
 	p := &m.paths[ev.path]
@@ -240,8 +277,15 @@ func (m *machine) failed(now time.Time, ev event) {
 	p := &m.paths[ev.path]
 	wasOpen := p.phase == open
 	switch {
+	case p.gone:
+		return
 	case wasOpen:
 		m.todo(doClose, ev.path)
+		if m.asking {
+			// The gateway ends what it takes the session away from, in words that may sound final.
+			p.gone, p.err = true, ev.err
+			return
+		}
 	case p.phase != opening:
 		return
 	}
@@ -313,7 +357,9 @@ func (m *machine) network(now time.Time) {
 		p := &m.paths[i]
 		switch p.phase {
 		case open:
-			m.todo(doCheck, i)
+			if !p.gone {
+				m.todo(doCheck, i)
+			}
 		case opening:
 			if !p.restart && now.Sub(p.began) >= staleOpen {
 				p.restart = true
@@ -329,6 +375,65 @@ func (m *machine) network(now time.Time) {
 			}
 		}
 		p.strikes = 0
+	}
+}
+
+// replace notes that a connection over another network has come for a path. The gateway has moved to it, so that it is
+// used before any other, even a better one.
+func (m *machine) replace(now time.Time, ev event) {
+	m.asking = false
+	m.replaced++
+	m.kept = nil
+	for i := range m.paths {
+		p := &m.paths[i]
+		wasOpen, wasOpening := p.phase == open, p.phase == opening
+		if wasOpen && !p.gone {
+			if !p.retired.IsZero() {
+				m.todo(doDrop, i)
+			}
+			m.todo(doRetire, i)
+			p.retired = now.Add(linger)
+			if ev.hasty {
+				p.retired = now
+			}
+		}
+		p.strikes, p.gone = 0, false
+		if i == ev.path {
+			if wasOpening {
+				m.todo(doCancel, i)
+			}
+			p.try++
+			p.phase, p.since, p.began, p.restart = open, now, now, false
+			p.opened++
+			m.openings++
+			m.todo(doTake, i)
+			continue
+		}
+		if !wasOpening {
+			m.wait(p, now)
+		} else if !p.restart {
+			p.restart = true
+			m.todo(doCancel, i)
+		}
+	}
+	m.active = -1
+}
+
+// keep notes that a replacement has failed. Whether the gateway has heard of it is not known, so that what is open has to be checked.
+func (m *machine) keep(now time.Time, ev event) {
+	m.asking = false
+	m.kept = ev.err
+	for i := range m.paths {
+		switch p := &m.paths[i]; {
+		case p.gone:
+			// It is gone indeed. The gateway has the last word on whether the session is.
+			p.gone = false
+			p.since, m.last = now, p.err
+			p.failed++
+			m.wait(p, now)
+		case p.phase == open:
+			m.todo(doCheck, i)
+		}
 	}
 }
 
@@ -378,6 +483,14 @@ func (m *machine) settle(now time.Time) (next time.Time) {
 	}
 	for i := range m.paths {
 		p := &m.paths[i]
+		if !p.retired.IsZero() {
+			if now.Before(p.retired) {
+				earliest(p.retired)
+			} else {
+				p.retired = time.Time{}
+				m.todo(doDrop, i)
+			}
+		}
 		if p.phase != waiting {
 			continue
 		}

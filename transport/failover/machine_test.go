@@ -84,6 +84,18 @@ func (s *script) terminal(path int) {
 		event{kind: evFailed, path: path, try: s.m.paths[path].try, err: transport.ErrExpired, terminal: true})
 }
 
+func (s *script) ask(path int) {
+	s.tell(fmt.Sprintf("path %d is asked for", path), event{kind: evAsk, path: path})
+}
+
+func (s *script) replaced(path int, hasty bool) {
+	s.tell(fmt.Sprintf("path %d has another", path), event{kind: evReplaced, path: path, hasty: hasty})
+}
+
+func (s *script) kept(path int) {
+	s.tell(fmt.Sprintf("path %d keeps its own", path), event{kind: evKept, path: path, err: errors.New("captive")})
+}
+
 func (s *script) network() { s.tell("network changed", event{kind: evNetwork}) }
 
 var scripts = []struct {
@@ -203,6 +215,101 @@ var scripts = []struct {
 		s.network()
 		s.opened(0)
 	}, nil},
+	{"replaced", Config{}, func(s *script) {
+		s.opened(1)
+		s.opened(0)
+		s.pass(time.Minute)
+		s.ask(1)
+		s.pass(300 * time.Millisecond)
+		s.replaced(1, false)
+		s.tell("path 1 #1 ended for good", event{kind: evFailed, path: 1, try: 1, err: transport.ErrDisconnected, terminal: true})
+		s.tell("path 0 #1 failed", event{kind: evFailed, path: 0, try: 1, err: errors.New("closed")})
+		s.pass(100 * time.Millisecond)
+		s.opened(0)
+		s.pass(time.Minute)
+	}, nil},
+	{"replaced, and a writer is stuck", Config{}, func(s *script) {
+		s.notReady(0)
+		s.opened(1)
+		s.pass(time.Minute)
+		s.ask(1)
+		s.replaced(1, true)
+		s.pass(time.Minute)
+	}, nil},
+	{"replaced twice in a row", Config{}, func(s *script) {
+		s.opened(1)
+		s.opened(0)
+		s.ask(1)
+		s.replaced(1, false)
+		s.pass(100 * time.Millisecond)
+		s.opened(0)
+		s.pass(400 * time.Millisecond)
+		s.ask(1)
+		s.replaced(1, false)
+		s.pass(time.Minute)
+		s.opened(0)
+	}, nil},
+	{"replaced while the better path is being opened", Config{}, func(s *script) {
+		s.opened(1)
+		s.pass(500 * time.Millisecond)
+		s.ask(1)
+		s.replaced(1, false)
+		s.network()
+		s.notReady(0)
+		s.opened(0)
+		s.pass(time.Minute)
+	}, nil},
+	{"the gateway ends the old connection first", Config{}, func(s *script) {
+		s.opened(1)
+		s.opened(0)
+		s.pass(time.Minute)
+		s.ask(1)
+		s.terminal(1)
+		s.terminal(0)
+		s.replaced(1, false)
+		s.opened(0)
+		s.pass(time.Minute)
+		s.terminal(1)
+	}, transport.ErrExpired},
+	{"no replacement", Config{}, func(s *script) {
+		s.opened(1)
+		s.opened(0)
+		s.pass(time.Minute)
+		s.ask(1)
+		s.pass(20 * time.Second)
+		s.kept(1)
+		s.pass(time.Minute)
+	}, nil},
+	{"replaced while nothing is open", Config{}, func(s *script) {
+		s.opened(1)
+		s.pass(time.Minute)
+		s.failed(1)
+		s.failed(0)
+		s.ask(1)
+		s.pass(2 * time.Second)
+		s.replaced(1, false)
+		s.tell("path 1 #2 failed", event{kind: evFailed, path: 1, try: 2, err: errors.New("cancelled")})
+		s.failed(0)
+		s.opened(0)
+	}, nil},
+	{"neither replaced nor connected", Config{ReconnectTimeout: 30 * time.Second}, func(s *script) {
+		s.opened(1)
+		s.ask(1)
+		s.failed(1)
+		s.failed(0)
+		s.pass(5 * time.Second)
+		s.kept(1)
+		s.pass(time.Minute)
+	}, transport.ErrUnreachable},
+	{"refused for good after a replacement was", Config{}, func(s *script) {
+		s.opened(1)
+		s.ask(1)
+		s.terminal(1)
+		s.network()
+		s.failed(1)
+		s.kept(1)
+		s.terminal(1)
+	}, transport.ErrExpired},
 	{"late news of an old connection", Config{}, func(s *script) {
 		s.opened(1)
 		s.failed(1)
@@ -264,6 +371,7 @@ func FuzzMachine(f *testing.F) {
 	f.Add(uint8(2), int64(0), uint64(1), []byte("\x01\x11\x21\x02\x12\x22\x03\x04\x05"))
 	f.Add(uint8(1), int64(-1), uint64(2), []byte("\x02\x02\x00\x00\x02\x02"))
 	f.Add(uint8(3), int64(time.Minute), uint64(3), []byte("\x01\x02\x07\x07\x01\x02\x05\x04\x14\x06"))
+	f.Add(uint8(1), int64(time.Minute), uint64(4), []byte("\x02\x12\x0f\x8f\x18\x02\x0f\x14\x8f\x28\x00\x0f\x7f\x00"))
 	f.Fuzz(func(t *testing.T, n uint8, giveUp int64, seed uint64, ops []byte) {
 		paths := int(n)%4 + 1
 		cfg := Config{
@@ -273,6 +381,7 @@ func FuzzMachine(f *testing.F) {
 		m := newMachine(cfg, epoch)
 		// What a driver would know: what it was told to do.
 		opening, open := make([]bool, paths), make([]bool, paths)
+		retired, gone, asking := make([]bool, paths), make([]bool, paths), false
 		active, ended := -1, false
 		now, next := epoch, epoch
 		for _, op := range ops {
@@ -314,6 +423,21 @@ func FuzzMachine(f *testing.F) {
 				if op>>4 == 15 {
 					ev.kind, ev.err, ev.terminal = evFailed, transport.ErrExpired, true
 				}
+			case 15:
+				if ended {
+					break
+				}
+				switch {
+				case !asking && op>>6 != 3:
+					ev.kind = evAsk
+				case op>>7 != 0:
+					ev.kind, ev.hasty = evReplaced, op>>6 == 3
+				default:
+					ev.kind, ev.err = evKept, errors.New("captive")
+				}
+				if asking = ev.kind == evAsk; !asking {
+					clear(gone)
+				}
 			}
 			var do []action
 			next, do = m.step(now, ev)
@@ -337,7 +461,7 @@ func FuzzMachine(f *testing.F) {
 					if !open[a.path] {
 						t.Fatalf("closes path %d, which is not open", a.path)
 					}
-					open[a.path] = false
+					open[a.path], gone[a.path] = false, asking
 				case doCheck:
 					if !open[a.path] {
 						t.Fatalf("checks path %d, which is not open", a.path)
@@ -346,6 +470,22 @@ func FuzzMachine(f *testing.F) {
 					if !opening[a.path] {
 						t.Fatalf("cancels path %d, which is not being opened", a.path)
 					}
+				case doRetire:
+					if !open[a.path] || retired[a.path] {
+						t.Fatalf("retires path %d, open %v, retired already %v", a.path, open[a.path], retired[a.path])
+					}
+					open[a.path], retired[a.path] = false, true
+				case doDrop:
+					if !retired[a.path] {
+						t.Fatalf("drops path %d, which has no retired connection", a.path)
+					}
+					retired[a.path] = false
+				case doTake:
+					if open[a.path] || a.try != m.paths[a.path].try {
+						t.Fatalf("takes number %d for path %d, open %v", a.try, a.path, open[a.path])
+					}
+					opening[a.path], open[a.path] = false, true
+					active = -1
 				case doActivate:
 					active = a.path
 				case doEnd:
@@ -360,7 +500,7 @@ func FuzzMachine(f *testing.F) {
 			}
 			best := -1
 			for i := range open {
-				if open[i] {
+				if open[i] || gone[i] {
 					best = i
 					break
 				}
@@ -372,6 +512,9 @@ func FuzzMachine(f *testing.F) {
 				t.Fatalf("best path %d, down since %v", best, m.down)
 			}
 			for i := range m.paths {
+				if at := m.paths[i].retired; retired[i] == at.IsZero() || retired[i] && (next.IsZero() || next.After(at)) {
+					t.Fatalf("path %d has a retired connection: %v, until %v, next step %v", i, retired[i], at, next)
+				}
 				if p := m.paths[i]; p.phase == waiting && p.at.Sub(now) > cfg.RetryMax+16*time.Duration(len(ops))*time.Second {
 					t.Fatalf("path %d waits for %v", i, p.at.Sub(now))
 				}

@@ -22,13 +22,13 @@ const (
 // Otherwise it puts its reader into full, and waits until ReadBatch has taken all of it. A whole batch changes hands at once, by exchanging the memory of its Bufs for that of the
 // caller's, which the path's goroutine fills next while the caller deals with the packets.
 type reads struct {
-	full chan *reader // each reader is in it at most once, so that putting it there never waits
+	full chan *reader // each reader is in it at most once, so that putting it there hardly ever waits
 	rest *reader      // what the last ReadBatch had no room for; belongs to the caller of ReadBatch
 	size atomic.Int64 // the Size of the Bufs of readers
 }
 
 func (r *reads) init(paths, size int) {
-	r.full = make(chan *reader, paths)
+	r.full = make(chan *reader, 2*paths) // each path has a retired connection at most
 	r.size.Store(int64(size))
 }
 
@@ -108,7 +108,16 @@ func (c *Conn) pump(r *reader, l *live) error {
 			r.busy = n >= packet.Brisk
 			if s := c.sink.Load(); s == nil {
 				r.next, r.end, r.given = 0, n, true
-				c.read.full <- r
+				select {
+				case c.read.full <- r:
+				case <-l.closed:
+					// Nobody has read for several replacements, whose readers wait there.
+					r.given = false
+					return net.ErrClosed
+				case <-c.done:
+					r.given = false
+					return c.err
+				}
 			} else {
 				if !l.delivery.begin() {
 					return net.ErrClosed

@@ -19,7 +19,7 @@ func (c *Conn) complete(s State) State {
 
 // snapshot returns the state of the machine.
 func (d *driver) snapshot() *State {
-	s := &State{Paths: make([]PathState, len(d.m.paths)), Down: d.m.down, Switches: d.m.switches, Err: d.m.err}
+	s := &State{Paths: make([]PathState, len(d.m.paths)), Down: d.m.down, Switches: d.m.switches, Replaced: d.m.replaced, Kept: d.m.kept, Err: d.m.err}
 	for i := range d.m.paths {
 		p := &d.m.paths[i]
 		s.Paths[i] = PathState{
@@ -53,7 +53,8 @@ func (d *driver) publish() {
 
 // same reports whether s and t differ in nothing but counters of packets. Errors are compared by identity; those here are pointers.
 func (s *State) same(t *State) bool {
-	return slices.Equal(s.Paths, t.Paths) && s.MTU == t.MTU && s.Down.Equal(t.Down) && s.Err == t.Err
+	return slices.Equal(s.Paths, t.Paths) && s.MTU == t.MTU && s.Down.Equal(t.Down) &&
+		s.Replaced == t.Replaced && s.Kept == t.Kept && s.Err == t.Err
 }
 
 // A notifier calls a function with the latest state, never twice at a time. It has a goroutine only while there is something to tell,

@@ -1,0 +1,308 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"culvert.example/vpn"
+	"culvert.example/vpn/system"
+)
+
+// Between two attempts to have a tunnel again, as a kill switch demands, lie firstRetry at least and lastRetry at most.
+const (
+	firstRetry = time.Second
+	lastRetry  = 30 * time.Second
+)
+
+// An ending is why a machine does not use a tunnel any more.
+type ending struct {
+	err       error      // nil if somebody wanted it
+	departure *departure // who waits for the end, or nil
+	keep      bool       // the session is to live on at the gateway
+}
+
+// wanted reports whether somebody wanted it.
+func (e ending) wanted() bool { return e.err == nil }
+
+// runMachine connects, and has this machine use the tunnel until somebody wants an end of it or the tunnel fails.
+func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, args []string) error {
+	server, err := c.target(args)
+	if err != nil {
+		return err
+	}
+	scfg, err := m.systemConfig(a)
+	if err != nil {
+		return err
+	}
+	if m.background {
+		if parent, err := a.forkBackground(ctx); parent {
+			return err
+		}
+	}
+	cfg, ask, err := c.vpnConfig(ctx, a)
+	if err != nil {
+		return err
+	}
+	r := a.reporter()
+	scfg.OnEvent = func(e system.Event) {
+		if e.Kind != system.EventNetwork || a.json || a.verbose > 0 {
+			tellMachine(r, e)
+		}
+	}
+	sys, err := system.Open(ctx, scfg)
+	if errors.Is(err, system.ErrConfig) {
+		return &usageError{err: err}
+	}
+	if err != nil {
+		return err
+	}
+	cfg.System = sys
+	g := newAgent(sys, server)
+	stop, err := a.serveAgent(m.whereFlags, g)
+	if err != nil {
+		return errors.Join(err, sys.Close())
+	}
+	defer stop()
+	if m.alwaysOn != "" {
+		r.say(event{Event: "system", State: "closed", KillSwitch: sys.Status().Firewall.Mode}, "kill switch: nothing leaves this machine but what makes the tunnel")
+	}
+	u := &usage{
+		app: a, sys: sys, agent: g, flags: c, hangup: hangupSignal(ctx), where: m.whereFlags, scripted: scfg.Configurator != nil,
+		removePID: func() {}, stop: stop,
+	}
+	end := u.run(ctx, server, cfg, ask, m.alwaysOn != "")
+	return u.leave(end, m.alwaysOn == "closed")
+}
+
+// A usage is the use of tunnels by this machine, one after the other.
+type usage struct {
+	app    *app
+	sys    *system.System
+	agent  *agent
+	flags  *clientFlags
+	hangup <-chan struct{} // closed by SIGHUP
+	up     bool            // it was up once
+	tunnel *vpn.Tunnel     // the last one, nil if it is closed
+
+	where     *whereFlags
+	scripted  bool // a script configures the machine
+	removePID func()
+	stop      func() // ends the control protocol
+}
+
+// run has the machine use tunnels. With again, it makes another one when one ends without anybody wanting that.
+func (u *usage) run(ctx context.Context, server string, cfg *vpn.Config, ask *asker, again bool) ending {
+	r := u.app.reporter()
+	pause := firstRetry
+	for {
+		r.say(event{Event: "tunnel", State: "connecting", Gateway: server}, "to %s", oneLine(server))
+		t, end := u.dial(ctx, server, cfg)
+		if t != nil {
+			pause = firstRetry
+			end = u.use(ctx, t, ask)
+		}
+		if end.wanted() || !again || !passing(end.err, ask) {
+			return end
+		}
+		u.agent.tunnel(nil, end.err)
+		r.warn("%s; trying again in %v", oneLine(plainText(end.err)), pause)
+		if end, over := u.wait(ctx, time.After(pause)); over {
+			return end
+		}
+		pause = min(2*pause, lastRetry)
+	}
+}
+
+// passing reports whether another attempt may succeed where one has failed with err.
+func passing(err error, ask *asker) bool {
+	switch codeOf(err) {
+	case exitUnreachable:
+		return true
+	case exitEnded:
+		// A session that is over needs another login, for which there may be nobody to ask.
+		return !errors.Is(err, vpn.ErrExpired) || ask.Unattended()
+	}
+	return false
+}
+
+// wait waits for somebody who wants an end, or for other.
+func (u *usage) wait(ctx context.Context, other <-chan time.Time) (end ending, over bool) {
+	select {
+	case <-ctx.Done():
+		return ending{}, true
+	case d := <-u.agent.leave:
+		return ending{departure: d}, true
+	case <-u.hangup:
+		return ending{keep: true}, true
+	case <-other:
+		return ending{}, false
+	}
+}
+
+// dial opens a tunnel. Without one it says why.
+func (u *usage) dial(ctx context.Context, server string, cfg *vpn.Config) (*vpn.Tunnel, ending) {
+	dialing, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		t   *vpn.Tunnel
+		err error
+	}
+	results := make(chan result, 1)
+	go func() {
+		t, err := vpn.Dial(dialing, server, cfg)
+		results <- result{t, err}
+	}()
+	finish := func(end ending) (*vpn.Tunnel, ending) {
+		cancel()
+		if r := <-results; r.t != nil {
+			r.t.Close()
+		}
+		return nil, end
+	}
+	select {
+	case r := <-results:
+		if r.err != nil && ctx.Err() != nil {
+			return nil, ending{}
+		}
+		return r.t, ending{err: r.err}
+	case d := <-u.agent.leave:
+		return finish(ending{departure: d})
+	case <-u.hangup:
+		return finish(ending{keep: true})
+	}
+}
+
+// use has the machine use an open tunnel until somebody wants an end, or it ends by itself.
+func (u *usage) use(ctx context.Context, t *vpn.Tunnel, ask *asker) ending {
+	r := u.app.reporter()
+	ask.leaveAlone()
+	u.agent.tunnel(t.Status, nil)
+	u.tunnel = t
+	if banner := oneLine(t.Status().Banner); banner != "" {
+		r.say(event{Event: "message", Message: banner}, "the gateway says: %s", banner)
+	}
+	watching, unwatch := context.WithCancel(context.Background())
+	defer unwatch()
+	states := tell(r, t)
+	defer states.stop(t)
+	go watchSignals(watching, r, t)
+	sayMachine(r, u.sys.Status())
+	if !u.up {
+		u.up = true
+		remove, err := writePID(u.flags.pidFile)
+		if err != nil {
+			return ending{err: err}
+		}
+		u.removePID = remove
+		u.app.inBackground()
+	}
+	select {
+	case <-ctx.Done():
+		return ending{}
+	case d := <-u.agent.leave:
+		return ending{departure: d}
+	case <-u.hangup:
+		return ending{keep: true}
+	case <-t.Done():
+		u.tunnel = nil
+		t.Close()
+		return ending{err: t.Err()}
+	}
+}
+
+// leave undoes what was changed, unless a tunnel has failed that nothing is to leave the machine without.
+func (u *usage) leave(end ending, closed bool) error {
+	r := u.app.reporter()
+	defer u.removePID()
+	status := u.sys.Status()
+	if end.keep && u.tunnel != nil && !u.scripted {
+		u.removePID()
+		u.stop()
+		r.say(event{Event: "tunnel", State: "closed"}, "left without logging out")
+		return u.app.becomeRepair(u.where)
+	}
+	if u.tunnel != nil {
+		u.tunnel.Close()
+		r.say(event{Event: "tunnel", State: "closed"}, "logged out")
+	}
+	if !end.wanted() && closed {
+		r.warn("the kill switch stays closed; connect again, or lift it with: culvert repair")
+		return end.err
+	}
+	err := u.sys.Close()
+	if err == nil {
+		r.say(event{Event: "system", State: "closed", KillSwitch: u.sys.Status().Firewall.Mode}, "%s", undone(status))
+	} else {
+		err = fmt.Errorf("undoing the changes of this machine: %w", err)
+	}
+	if d := end.departure; d != nil {
+		d.err = err
+		close(d.done)
+	}
+	return errors.Join(notCanceled(end.err), err)
+}
+
+// undone says what of s is as before.
+func undone(s system.Status) string {
+	what := []string{"addresses and routes"}
+	if s.Resolver.Backend != "" {
+		what = append(what, "DNS ("+s.Resolver.Backend+")")
+	}
+	if s.Firewall.Mode != system.FirewallOff && s.Firewall.Mode != "" && !s.Firewall.Locked {
+		what = append(what, "kill switch")
+	}
+	text := "undone: " + strings.Join(what, ", ")
+	if s.Firewall.Locked {
+		text += "; the kill switch stays, as the policy demands"
+	}
+	return text
+}
+
+// sayMachine tells how the machine uses a tunnel.
+func sayMachine(r *reporter, s system.Status) {
+	e := event{
+		Event: "system", State: "connected", Device: s.Device, Namespace: s.Namespace, MTU: s.MTU, Routes: s.Routes.Tunnel, Direct: s.Routes.Direct,
+		Resolver: s.Resolver.Backend, DataPath: s.DataPath.Path.String(), KillSwitch: s.Firewall.Mode,
+	}
+	for _, p := range s.Addresses {
+		e.Addresses = append(e.Addresses, p.Addr())
+	}
+	for _, d := range s.Resolver.Servers {
+		e.DNS = append(e.DNS, d.String())
+	}
+	r.say(e, "%s", machineText(s))
+}
+
+// machineText says how the machine uses a tunnel.
+func machineText(s system.Status) string {
+	parts := []string{"this machine uses " + s.Device + orNothing(" in the namespace ", s.Namespace)}
+	if s.Routes.Tunnels > 0 {
+		parts = append(parts, "for "+some(s.Routes.Tunnel[:min(6, len(s.Routes.Tunnel))], s.Routes.Tunnels))
+	}
+	text := strings.Join(parts, " ")
+	if s.Routes.Directs > 0 {
+		text += "; outside stay " + some(s.Routes.Direct[:min(6, len(s.Routes.Direct))], s.Routes.Directs)
+	}
+	if n := s.Resolver; n.Backend != "" {
+		text += "; names by " + n.Backend
+		if n.Reason != "" {
+			text += " (" + n.Reason + ")"
+		}
+		if n.Listen != "" {
+			text += " and the proxy at " + n.Listen
+		}
+	}
+	text += "; " + s.DataPath.Path.String() + " path" + orNothing(": ", s.DataPath.Reason)
+	if s.Firewall.Mode != system.FirewallOff && s.Firewall.Mode != "" {
+		text += "; kill switch " + s.Firewall.OnFailure
+	}
+	return oneLine(text)
+}
+
+// tellMachine tells what happens to the machine.
+func tellMachine(r *reporter, e system.Event) {
+	r.say(event{Event: "system", Kind: e.Kind, Message: oneLine(e.What), Healed: e.Healed, Error: oneLine(e.Err)}, "%s", eventText(e))
+}

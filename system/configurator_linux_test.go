@@ -1,0 +1,91 @@
+package system_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"culvert.example/vpn"
+	"culvert.example/vpn/internal/netns"
+	"culvert.example/vpn/system"
+	"culvert.example/vpn/transport"
+)
+
+// A script configures the client as an administrator's would.
+type script struct {
+	host  *netns.Host
+	fails bool
+
+	mu    sync.Mutex
+	calls []string
+}
+
+func (s *script) called(what string, c system.Connection) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls = append(s.calls, what)
+	if c.Device != system.DefaultDevice || c.Gateway != gatewayAddr || c.MTU != 1400 {
+		return errors.New("not what the script was to be told")
+	}
+	return nil
+}
+
+func (s *script) Prepare(_ context.Context, c system.Connection) error { return s.called("prepare", c) }
+
+func (s *script) Connect(_ context.Context, c system.Connection) error {
+	if s.fails {
+		return errors.New("the script failed")
+	}
+	s.host.IP("addr", "add", c.Lease.Addresses[0].Addr().String()+"/32", "dev", c.Device)
+	s.host.IP("link", "set", c.Device, "up")
+	s.host.IP("route", "add", "172.16.0.0/12", "dev", c.Device)
+	return s.called("connect", c)
+}
+
+func (s *script) Reconnecting(_ context.Context, c system.Connection) error {
+	return s.called("attempt-reconnect", c)
+}
+func (s *script) Reconnect(_ context.Context, c system.Connection) error {
+	return s.called("reconnect", c)
+}
+func (s *script) Disconnect(_ context.Context, c system.Connection) error {
+	return s.called("disconnect", c)
+}
+
+func (s *script) list() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.calls)
+}
+
+// A Configurator takes the place of this package's own changes of routes and resolver.
+func TestConfigurator(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	before := w.state()
+	c := &script{host: w.client}
+	cfg := w.config()
+	cfg.Configurator = c
+	s := w.open(cfg)
+	l := lease(func(l *transport.Lease) { l.Include = prefixes("203.0.113.0/24") })
+	k := w.attach(s, l)
+	w.expect(map[string]string{"172.20.1.1": "inside", "203.0.113.80": "outside"})
+	k.device.Changed(vpn.Reconnecting, l)
+	eventually(t, time.Second, "it is told of the interruption", func() bool { return slices.Contains(c.list(), "attempt-reconnect") })
+	k.device.Changed(vpn.Connected, l)
+	eventually(t, time.Second, "it is told of the end of it", func() bool { return slices.Contains(c.list(), "reconnect") })
+	k.close()
+	if want := []string{"prepare", "connect", "attempt-reconnect", "reconnect", "disconnect"}; !slices.Equal(c.list(), want) {
+		t.Errorf("called: %v, want %v", c.list(), want)
+	}
+	c.fails = true
+	if _, err := w.tryAttach(s, l); err == nil {
+		t.Error("a tunnel in spite of a script that failed")
+	}
+	if after := w.state(); after != before {
+		t.Errorf("the machine was\n%s\nand is\n%s", before, after)
+	}
+}

@@ -1,0 +1,270 @@
+package system
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"culvert.example/vpn/host"
+	"culvert.example/vpn/host/firewall"
+	"culvert.example/vpn/host/resolver"
+)
+
+// Kinds of events.
+const (
+	EventNetwork  = "network"   // the network of the machine has changed
+	EventAsleep   = "asleep"    // the machine was suspended
+	EventRoutes   = "routes"    // another program changed our routes, rules or addresses
+	EventResolver = "resolver"  // another program changed our resolver settings
+	EventFirewall = "firewall"  // another program changed our firewall, or its state has changed
+	EventDataPath = "data-path" // packets take another way
+	EventLease    = "lease"     // the gateway has assigned something else
+)
+
+// An Event is something that happened to the machine.
+type Event struct {
+	Time time.Time `json:"time"`
+	// Kind is one of the constants above, What happened in words for a person.
+	Kind string `json:"kind"`
+	What string `json:"what"`
+	// Healed says that what was broken has been made again; Err is why that failed, if it was tried.
+	Healed bool   `json:"healed,omitempty"`
+	Err    string `json:"error,omitempty"`
+	// Asleep is how long the machine was suspended.
+	Asleep time.Duration `json:"asleep,omitempty"`
+}
+
+// maxEvents is how many events are remembered.
+const maxEvents = 64
+
+// events are what happened last.
+type events struct {
+	mu   sync.Mutex
+	last []Event
+}
+
+func (l *events) list() []Event {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.last)
+}
+
+// note remembers an event and tells of it.
+func (s *System) note(e Event) {
+	if e.Time.IsZero() {
+		e.Time = time.Now()
+	}
+	s.log.Info("event", "kind", e.Kind, "what", e.What, "healed", e.Healed, "err", e.Err)
+	s.events.mu.Lock()
+	defer s.events.mu.Unlock()
+	if len(s.events.last) == maxEvents {
+		s.events.last = slices.Delete(s.events.last, 0, 1)
+	}
+	s.events.last = append(s.events.last, e)
+	if s.cfg.OnEvent != nil {
+		s.cfg.OnEvent(e)
+	}
+}
+
+// watch looks after the machine until the System is closed.
+func (s *System) watch() {
+	ctx, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	s.surroundings = s.look(nil)
+	s.running.Go(func() {
+		if err := s.machine.Watch(ctx, s.happened); err != nil && ctx.Err() == nil {
+			s.note(Event{Kind: EventNetwork, What: "the network is not watched any more", Err: err.Error()})
+		}
+	})
+	if s.cfg.KillSwitch == nil {
+		return
+	}
+	policy := firewall.Repair
+	if s.cfg.Heal == HealNothing {
+		policy = firewall.Report
+	}
+	s.running.Go(func() {
+		if err := s.firewall.Watch(ctx, policy, s.breached); err != nil && ctx.Err() == nil {
+			s.note(Event{Kind: EventFirewall, What: "the kill switch is not watched any more", Err: err.Error()})
+		}
+	})
+	if s.cfg.KillSwitch.Open {
+		s.running.Go(func() { s.renew(ctx) })
+	}
+}
+
+// outward are the changes of the network that may matter to connections with the gateway.
+const outward = host.Links | host.Addresses | host.Routes | host.Overrun
+
+// happened takes in what has happened to the network.
+func (s *System) happened(h host.Event) {
+	t := s.current()
+	if h.Asleep > 0 {
+		s.note(Event{Kind: EventAsleep, What: fmt.Sprintf("the machine was asleep for %v", h.Asleep.Round(time.Second)), Asleep: h.Asleep})
+	}
+	if len(h.Lost)+len(h.Foreign) > 0 {
+		e := Event{Kind: EventRoutes, Healed: h.Healed}
+		var parts []string
+		if len(h.Lost) > 0 {
+			parts = append(parts, "another program has removed: "+some(h.Lost))
+		}
+		if len(h.Foreign) > 0 {
+			parts = append(parts, "another program has put into our routing table: "+some(h.Foreign))
+		}
+		e.What = strings.Join(parts, "; ")
+		if h.Err != nil {
+			e.Err = h.Err.Error()
+		}
+		s.note(e)
+	}
+	others := slices.DeleteFunc(slices.Clone(h.Interfaces), func(name string) bool { return name == s.cfg.Device })
+	moved := h.Changed&outward != 0 && (len(others) > 0 || len(h.Interfaces) == 0) && s.moved(t)
+	if moved {
+		what := h.Changed.String()
+		if len(others) > 0 {
+			what += " of " + strings.Join(others, ", ")
+		}
+		s.note(Event{Kind: EventNetwork, What: "changed: " + what})
+	}
+	if t == nil || !moved && h.Asleep == 0 {
+		return
+	}
+	t.kick(workNetwork)
+	if t.link.NetworkChanged != nil {
+		t.link.NetworkChanged()
+	}
+}
+
+// surroundings are how the machine was connected when it was last looked at: its networks, and the ways out of it, to the gateway too if
+// there is one.
+type surroundings struct {
+	gateway netip.Addr
+	ways    string
+}
+
+// look returns how the machine is connected.
+func (s *System) look(t *tunnel) surroundings {
+	var r surroundings
+	targets := []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 1}), netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8})}
+	if t != nil {
+		s.mu.Lock()
+		r.gateway = t.lease.Gateway.Addr().Unmap()
+		s.mu.Unlock()
+		targets = append(targets, r.gateway)
+	}
+	var b strings.Builder
+	fmt.Fprint(&b, s.connected())
+	for _, a := range targets {
+		exits, _ := s.machine.Network().Exits(a, host.DefaultMark)
+		fmt.Fprint(&b, a, exits)
+	}
+	r.ways = b.String()
+	return r
+}
+
+// moved reports whether the machine is connected in another way than when it was last looked at.
+func (s *System) moved(t *tunnel) bool {
+	was := s.surroundings
+	s.surroundings = s.look(t)
+	return s.surroundings.ways != was.ways && s.surroundings.gateway == was.gateway
+}
+
+// some joins the first few of a list.
+func some(list []string) string {
+	const most = 5
+	if len(list) <= most {
+		return strings.Join(list, "; ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(list[:most], "; "), len(list)-most)
+}
+
+// breached takes in what somebody else has done to the kill switch.
+func (s *System) breached(f firewall.Event) {
+	e := Event{Time: f.Time, Kind: EventFirewall, What: "another program has changed the kill switch", Healed: f.Repaired}
+	if f.Removed {
+		e.What = "another program has removed the kill switch"
+	}
+	if f.By != "" {
+		e.What += ": " + f.By
+	}
+	if f.Err != nil {
+		e.Err = f.Err.Error()
+	}
+	s.note(e)
+}
+
+// fights bounds how often resolver settings are made again in a minute.
+const fights = 5
+
+// watchResolver looks after the resolver of the machine until the tunnel ends.
+func (t *tunnel) watchResolver() {
+	s := t.s
+	var times []time.Time
+	found := make(chan resolver.Event, 1)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case e := <-found:
+				times = slices.DeleteFunc(times, func(at time.Time) bool { return time.Since(at) > time.Minute })
+				t.mend(e, len(times) < fights)
+				times = append(times, time.Now())
+			case <-t.ctx.Done():
+				return
+			}
+		}
+	}()
+	// What is found is told without a record, so that it cannot be repaired here: that is up to the Machine, which has the journal.
+	err := s.resolver.Watch(t.ctx, resolver.Report, func([]byte) error { return errors.ErrUnsupported }, func(e resolver.Event) {
+		select {
+		case found <- e:
+		default: // one is being looked after, which will find this too
+		}
+	})
+	<-done
+	if err != nil && t.ctx.Err() == nil {
+		s.note(Event{Kind: EventResolver, What: "the resolver settings are not watched any more", Err: err.Error()})
+	}
+}
+
+// mend makes the resolver settings again that another program has changed.
+func (t *tunnel) mend(found resolver.Event, again bool) {
+	s := t.s
+	e := Event{Time: found.Time, Kind: EventResolver, What: found.What, Healed: found.Repaired}
+	if found.Err != nil {
+		e.Err = found.Err.Error()
+	}
+	switch {
+	case found.Repaired || s.cfg.Heal != HealAll:
+	case !again:
+		e.Err = resolver.ErrFight.Error()
+	default:
+		ctx, cancel := context.WithTimeout(t.ctx, applyTime)
+		s.applying.Lock()
+		err := s.machine.Renew(ctx)
+		s.applying.Unlock()
+		cancel()
+		e.Healed, e.Err = err == nil, ""
+		if err != nil {
+			e.Err = err.Error()
+		}
+	}
+	if t.ctx.Err() != nil {
+		return
+	}
+	s.note(e)
+	t.kick(workNetwork) // the servers outside may be others now
+}
+
+// keep says which addresses are in use, so that their ways are not changed under open connections.
+func (t *tunnel) keep() {
+	for _, a := range t.s.inner.peers() {
+		t.router.Keep(a)
+	}
+}

@@ -1,0 +1,279 @@
+package system_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"culvert.example/vpn"
+	"culvert.example/vpn/system"
+	"culvert.example/vpn/transport"
+)
+
+// What may be seen of a client with a kill switch that connects to the gateway.
+var gatewayOnly = []string{"tcp " + gatewayAddr.String(), "udp " + gatewayAddr.String()}
+
+// dial connects as the tunnel does.
+func (w *world) dial(s *system.System, network, address string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	c, err := s.DialContext(ctx, network, address)
+	if err == nil {
+		c.Close()
+	}
+	return err
+}
+
+// probe has programs try to get out by all ways.
+func (w *world) probe() {
+	for _, a := range []string{"203.0.113.80", "192.168.7.1", "198.51.100.1", "2001:db8:9::1"} {
+		c, err := w.client.DialContext(context.Background(), "udp", netip.AddrPortFrom(netip.MustParseAddr(a), 4000).String())
+		if err == nil {
+			c.Write([]byte("leak"))
+			c.Close()
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 150*time.Millisecond)
+		if c, err := w.client.DialContext(ctx, "tcp", netip.AddrPortFrom(netip.MustParseAddr(a), 4001).String()); err == nil {
+			c.Close()
+		}
+		cancel()
+	}
+	if c, err := w.client.DialContext(context.Background(), "udp", outsideDNS.String()); err == nil {
+		c.Write([]byte("a question"))
+		c.Close()
+	}
+	time.Sleep(50 * time.Millisecond)
+}
+
+// From before the login until after the tunnel, nothing leaves but what makes the tunnel.
+func TestKillSwitch(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.teach()
+	w.outside.set("vpn.example.com", gatewayAddr.Addr().String())
+	l, err := w.router.Listen("tcp", ":443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cfg := w.config()
+	cfg.KillSwitch = &system.KillSwitch{}
+	before := w.state()
+	w.air.forget()
+	s := w.open(cfg)
+	closed := func(when string, may ...string) {
+		t.Helper()
+		w.air.forget()
+		w.probe()
+		if leaks := w.air.leaks(may...); len(leaks) > 0 {
+			t.Errorf("%s: left the machine: %v", when, leaks)
+		}
+	}
+	closed("before the login")
+	if st := s.Status().Firewall; st.Mode != system.FirewallClosed || st.OnFailure != "closed" || st.Counters == nil || st.Counters.DroppedOut.Packets == 0 {
+		t.Errorf("before the login: status %+v", st)
+	}
+	// The gateway is found by its name, and reached.
+	if err := w.dial(s, "tcp", "vpn.example.com:443"); err != nil {
+		t.Fatalf("the gateway: %v", err)
+	}
+	k := w.attach(s, lease(func(l *transport.Lease) { l.SplitDNS = nil }))
+	w.expect(map[string]string{"203.0.113.80": "inside", "2001:db8:9::1": "inside"})
+	closed("connected")
+	if st := s.Status().Firewall; st.Mode != system.FirewallTunnel || st.Counters.Tunnel.Packets == 0 {
+		t.Errorf("connected: status %+v", st)
+	}
+
+	// A DHCP server that sends traffic past the tunnel (TunnelVision) has no success.
+	w.client.IP("route", "add", "0.0.0.0/1", "via", routerAddr.String())
+	w.client.IP("route", "add", "203.0.113.0/24", "via", routerAddr.String())
+	closed("with routes of a stranger's")
+	w.expect(map[string]string{"203.0.113.80": "inside"})
+	w.client.IP("route", "del", "0.0.0.0/1")
+	w.client.IP("route", "del", "203.0.113.0/24")
+
+	// Somebody takes the rule away. Until it is back, the wall stands.
+	w.client.IP("rule", "del", "priority", "10400")
+	closed("without our rule")
+	eventually(t, 3*time.Second, "the rule is back", func() bool { return w.from("203.0.113.80") == "inside" })
+	if !slices.ContainsFunc(s.Status().Events, func(e system.Event) bool { return e.Kind == system.EventRoutes && e.Healed }) {
+		t.Errorf("no event tells of the rule: %+v", s.Status().Events)
+	}
+
+	k.device.Changed(vpn.Reconnecting, nil)
+	if err := w.dial(s, "tcp", "vpn.example.com:443"); err != nil {
+		t.Errorf("reconnecting: %v", err)
+	}
+	closed("reconnecting", gatewayOnly...)
+	k.close()
+	closed("without a tunnel", gatewayOnly...)
+	if err := w.dial(s, "tcp", "vpn.example.com:443"); err != nil {
+		t.Errorf("again: %v", err)
+	}
+	w.attach(s, lease(nil)).close()
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if after := w.state(); after != before {
+		t.Errorf("the machine was\n%s\nand is\n%s", before, after)
+	}
+}
+
+// What is allowed passes the kill switch: hosts, the local network, what the tunnel leaves out.
+func TestKillSwitchExceptions(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.teach()
+	cfg := w.config()
+	cfg.KillSwitch = &system.KillSwitch{AllowedHosts: prefixes("203.0.113.128/25"), LocalLAN: true, Reject: true}
+	s := w.open(cfg)
+	w.expect(map[string]string{"203.0.113.200": "outside", "192.168.7.1": "outside", "203.0.113.1": "nowhere"})
+	w.attach(s, lease(func(l *transport.Lease) {
+		l.Exclude = prefixes("203.0.114.0/24", "0.0.0.0/1")
+		l.DynamicExclude = []string{"example.net"}
+		l.ExcludeLocalLAN = true
+	}))
+	w.expect(map[string]string{
+		"203.0.114.1": "outside", "203.0.113.1": "inside", "192.168.7.1": "outside", "203.0.113.90": "inside",
+		"100.1.1.1": "nowhere", // excluded, but as half of the world
+	})
+	w.query(proxy, "cdn.example.net", false)
+	w.expect(map[string]string{"203.0.113.90": "outside"})
+}
+
+// Somebody who removes the rules has little time.
+func TestKillSwitchIsRemoved(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	cfg := w.config()
+	cfg.KillSwitch = &system.KillSwitch{Reject: true}
+	s := w.open(cfg)
+	w.expect(map[string]string{"203.0.113.80": "nowhere"})
+	w.client.Run("nft", "delete", "table", "inet", "culvert")
+	eventually(t, 3*time.Second, "the event", func() bool {
+		return slices.ContainsFunc(s.Status().Events, func(e system.Event) bool { return e.Kind == system.EventFirewall && e.Healed })
+	})
+	w.expect(map[string]string{"203.0.113.80": "nowhere"})
+}
+
+// The user lifts the switch, unless policy forbids it.
+func TestLift(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	cfg := w.config()
+	s := w.open(cfg)
+	if err := s.Lift(t.Context()); !errors.Is(err, system.ErrNoKillSwitch) {
+		t.Errorf("Lift without a kill switch: %v", err)
+	}
+	s.Close()
+	cfg.KillSwitch = &system.KillSwitch{Reject: true}
+	s = w.open(cfg)
+	w.expect(map[string]string{"203.0.113.80": "nowhere"})
+	if err := s.Lift(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.expect(map[string]string{"203.0.113.80": "outside"})
+	if st := s.Status().Firewall; st.Mode != system.FirewallLifted {
+		t.Errorf("status %+v", st)
+	}
+	k := w.attach(s, lease(nil))
+	if st := s.Status().Firewall; st.Mode != system.FirewallTunnel {
+		t.Errorf("with another tunnel: status %+v", st)
+	}
+	k.close()
+	s.Close()
+
+	before := w.state()
+	cfg.KillSwitch = &system.KillSwitch{Reject: true, Locked: true}
+	s = w.open(cfg)
+	if err := s.Lift(t.Context()); !errors.Is(err, system.ErrLocked) {
+		t.Errorf("Lift of a locked kill switch: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	w.expect(map[string]string{"203.0.113.80": "nowhere"})
+	if _, err := w.repair(cfg); !errors.Is(err, system.ErrLocked) {
+		t.Errorf("Repair of a locked kill switch: %v", err)
+	}
+	w.expect(map[string]string{"203.0.113.80": "nowhere"})
+	cfg.KillSwitch = nil
+	if r, err := w.repair(cfg); err != nil || len(r.Undone) != 1 {
+		t.Errorf("Repair: %+v, %v", r, err)
+	}
+	if after := w.state(); after != before {
+		t.Errorf("the machine was\n%s\nand is\n%s", before, after)
+	}
+}
+
+// An open kill switch stands while there is a tunnel, and for its lease after a crash.
+func TestOpenKillSwitch(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	cfg := w.config()
+	cfg.KillSwitch = &system.KillSwitch{Open: true, Lease: time.Second, Reject: true}
+	s := w.open(cfg)
+	w.expect(map[string]string{"203.0.113.80": "outside"})
+	k := w.attach(s, lease(func(l *transport.Lease) { l.Include = prefixes("172.16.0.0/12") }))
+	w.expect(map[string]string{"203.0.113.80": "nowhere", "172.20.1.1": "inside"})
+	time.Sleep(1500 * time.Millisecond) // it is renewed
+	w.expect(map[string]string{"203.0.113.80": "nowhere"})
+	k.close()
+	w.expect(map[string]string{"203.0.113.80": "outside"})
+	if st := s.Status().Firewall; st.Mode != system.FirewallLifted || st.OnFailure != "open" {
+		t.Errorf("status %+v", st)
+	}
+}
+
+// Through the window for captive portals pass web pages and their names.
+func TestPortalWindow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.teach()
+	l, err := w.router.Listen("tcp", ":80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			greet(c, "portal")
+		}
+	}()
+	cfg := w.config()
+	cfg.KillSwitch = &system.KillSwitch{Reject: true}
+	s := w.open(cfg)
+	web := net.JoinHostPort("203.0.113.80", "80")
+	if got := w.ask(web, time.Second); got != "nowhere" {
+		t.Errorf("before: %s", got)
+	}
+	if err := s.OpenPortalWindow(t.Context(), 2*time.Hour); !errors.Is(err, system.ErrConfig) {
+		t.Errorf("for two hours: %v", err)
+	}
+	if err := s.OpenPortalWindow(t.Context(), 1500*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.ask(web, time.Second); got != "portal" {
+		t.Errorf("during: %s", got)
+	}
+	if got := w.query(outsideDNS.String(), "www.example.org", false); got != "203.0.113.80" {
+		t.Errorf("a name: %s", got)
+	}
+	if s.Status().Firewall.PortalUntil.IsZero() {
+		t.Error("the status does not show the window")
+	}
+	w.expect(map[string]string{"203.0.113.80": "nowhere"}) // another port
+	eventually(t, 3*time.Second, "the window closes", func() bool { return w.ask(web, 300*time.Millisecond) == "nowhere" })
+	if got := w.query(outsideDNS.String(), "www.example.org", false); strings.HasPrefix(got, "203") {
+		t.Log("names can still be asked for until the next change")
+	}
+}

@@ -1,0 +1,281 @@
+package system
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"culvert.example/vpn/dns"
+	"culvert.example/vpn/host/resolver"
+	"culvert.example/vpn/transport"
+)
+
+const (
+	// learnTime is how long an answer of DNS waits for the routes that its addresses need.
+	learnTime = 500 * time.Millisecond
+	// maxRouted is how many domains the resolver of the machine is told one by one.
+	maxRouted = 512
+	// maxReverse is how many reverse zones these may have among them.
+	maxReverse = 64
+	// maxZones is how many reverse zones the proxy knows.
+	maxZones = 4096
+	// maxInside is how many servers in the tunnel are asked.
+	maxInside = 8
+)
+
+// names is who is asked for names while there is a tunnel.
+type names struct {
+	t      *tunnel
+	server *dns.Server // the proxy, nil if the machine asks by itself
+	index  int         // of the device
+	seen   memory
+
+	mu      sync.Mutex
+	inside  []netip.Addr
+	domains []string // that belong to the servers inside
+	watched []string // that the proxy has to hear of besides
+	reverse []string
+	search  []string
+	all     bool // the servers inside are asked for all names
+	only    bool // and must be, because policy says so
+	needed  bool // the resolver of the machine has to be changed at all
+	outside []netip.AddrPort
+	backend resolver.Backend
+	reason  string
+}
+
+// openNames starts the proxy.
+func openNames(ctx context.Context, t *tunnel) (*names, error) {
+	s := t.s
+	n := &names{t: t}
+	var err error
+	if n.index, err = s.inner.index(t.device); err != nil {
+		return nil, fmt.Errorf("system: %s: %w", t.device, err)
+	}
+	if n.backend, n.reason, err = s.resolver.Detect(ctx); err != nil {
+		return nil, fmt.Errorf("system: %w", err)
+	}
+	if !s.cfg.DNS.NoProxy {
+		n.server, err = dns.NewServer(dns.ServerConfig{OnAnswer: n.answered, QueryLog: s.cfg.DNS.QueryLog, Logger: s.log})
+		if err != nil {
+			return nil, fmt.Errorf("system: %w", err)
+		}
+		if err := n.listen(); err != nil {
+			n.server.Close()
+			return nil, err
+		}
+	}
+	if err := n.configure(ctx, t.lease); err != nil {
+		n.close()
+		return nil, err
+	}
+	return n, nil
+}
+
+// listen opens the sockets of the proxy.
+func (n *names) listen() error {
+	s, at := n.t.s, n.t.s.cfg.DNS.Listen.String()
+	var pc net.PacketConn
+	var l net.Listener
+	err := s.inner.do(func() (err error) {
+		if pc, err = net.ListenPacket("udp", at); err != nil {
+			return err
+		}
+		if l, err = net.Listen("tcp", at); err != nil {
+			pc.Close()
+		}
+		return err
+	})
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("system: the DNS proxy cannot listen on %s, which another program has; choose another loopback address: %w", at, err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("system: the DNS proxy cannot listen on %s; is the loopback interface up? %w", at, err)
+	case err != nil:
+		return fmt.Errorf("system: the DNS proxy: %w", err)
+	}
+	n.t.running.Go(func() {
+		if err := n.server.ServePacket(pc); err != nil {
+			s.log.Error("the DNS proxy does not answer over UDP any more", "err", err)
+		}
+	})
+	n.t.running.Go(func() {
+		if err := n.server.Serve(l); err != nil {
+			s.log.Error("the DNS proxy does not answer over TCP any more", "err", err)
+		}
+	})
+	return nil
+}
+
+func (n *names) close() {
+	if n.server != nil {
+		n.server.Close()
+	}
+}
+
+// configure takes in a lease, and who is asked outside now.
+func (n *names) configure(ctx context.Context, lease *transport.Lease) error {
+	s := n.t.s
+	c := &s.cfg
+	outside, localSearch := s.outsideServers(ctx)
+	only := c.DNS.TunnelAll || lease.TunnelAllDNS
+	inside := lease.DNS[:min(len(lease.DNS), maxInside)]
+	domains := slices.Concat(lease.SplitDNS, lease.SearchDomains, lease.DynamicInclude, c.User.DynamicInclude, c.DNS.Domains)
+	all := only || len(inside) > 0 && len(lease.SplitDNS) == 0
+	reverse := reverseZones(lease.Include)
+	if n.server != nil {
+		suffixes := slices.Concat(domains, reverse)
+		if err := n.server.Configure(n.rules(lease, inside, suffixes, all, only, outside, localSearch)); err != nil {
+			return fmt.Errorf("system: the names of the gateway and the user: %w", err)
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.inside, n.domains, n.all, n.only, n.outside = inside, domains, all, only, outside
+	n.search = lease.SearchDomains
+	n.watched = slices.Concat(lease.DynamicExclude, c.User.DynamicExclude)
+	if n.reverse = reverse; len(reverse) > maxReverse {
+		n.reverse = nil
+	}
+	n.needed = len(inside) > 0 || only || n.server != nil && c.dynamic(lease)
+	return nil
+}
+
+// rules says which name is asked for where.
+func (n *names) rules(lease *transport.Lease, inside []netip.Addr, suffixes []string, all, only bool, outside []netip.AddrPort, localSearch []string) dns.Rules {
+	s := n.t.s
+	noIPv6 := s.cfg.DNS.NoIPv6 && !hasFamily(lease.Addresses, true)
+	r := dns.Rules{TunnelAll: only, Search: lease.SearchDomains, LocalSearch: localSearch, SingleLabels: !all}
+	if s.inner.home {
+		r.Hosts = machineHosts()
+	}
+	if len(inside) > 0 {
+		var servers []netip.AddrPort
+		for _, a := range inside {
+			servers = append(servers, netip.AddrPortFrom(a, 53))
+		}
+		z := dns.Zone{Name: "inside", Suffixes: suffixes, Way: dns.Tunnel, NoIPv6: noIPv6, Upstreams: dns.Clients(servers, n.t.dialInside)}
+		if all {
+			z.Suffixes = append(z.Suffixes, ".")
+		}
+		r.Zones = append(r.Zones, z)
+	}
+	if !all {
+		r.Zones = append(r.Zones, dns.Zone{
+			Name: "outside", Suffixes: []string{"."}, Way: dns.Direct, NoIPv6: noIPv6 && !s.cfg.Bypass.or(lease.BypassProtocol),
+			Upstreams: dns.Clients(outside[:min(len(outside), maxInside)], s.dialDirect),
+		})
+	}
+	return r
+}
+
+// reverseZones returns the names below which the addresses of networks have theirs. Where there are too many, those of the widest
+// networks come first.
+func reverseZones(networks []netip.Prefix) []string {
+	networks = slices.Clone(networks)
+	slices.SortStableFunc(networks, func(a, b netip.Prefix) int { return a.Bits() - b.Bits() })
+	var zones []string
+	for _, p := range networks {
+		if p.Bits() > 0 && len(zones) < maxZones {
+			zones = append(zones, dns.ReverseZones(p)...)
+		}
+	}
+	return zones
+}
+
+// asksOutside reports whether the proxy has names that are asked for outside of the tunnel.
+func (n *names) asksOutside() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.server != nil && !n.all
+}
+
+// resolverConfig returns what the resolver of the machine is told, if anything.
+func (n *names) resolverConfig() (resolver.Config, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.needed {
+		return resolver.Config{}, false
+	}
+	c := resolver.Config{Device: n.t.device, Index: n.index, Search: n.search, TunnelAll: n.all}
+	if !n.all {
+		c.Routes = slices.Concat(n.domains, n.watched, n.reverse)
+	}
+	if n.server == nil {
+		for _, a := range n.inside {
+			c.Servers = append(c.Servers, netip.AddrPortFrom(a, 53))
+		}
+		return c, len(c.Servers) > 0
+	}
+	c.Servers = []netip.AddrPort{n.t.s.cfg.DNS.Listen}
+	// A resolv.conf cannot tell names apart, and the other way has room for so many only. The proxy can.
+	if n.backend == resolver.File || len(c.Routes) > maxRouted {
+		c.Routes, c.Default = nil, true
+	}
+	return c, true
+}
+
+// answered takes in what names mean, before the programs that asked for them are told.
+func (n *names) answered(a dns.Answer) {
+	now := time.Now()
+	n.seen.add(a.Names[0], a.Addrs)
+	if n.t.router.Learn(now, a.Names[0], a.Addrs, a.TTL) {
+		n.t.settle(learnTime)
+	}
+}
+
+const (
+	// maxSeen is how many addresses are remembered with their names, and maxNames how many names of each.
+	maxSeen, maxNames = 1 << 14, 8
+)
+
+// A memory knows which names an answer of DNS has given an address. The zero memory is usable.
+type memory struct {
+	mu    sync.Mutex
+	names map[netip.Addr][]string // the latest at the end
+	order []netip.Addr            // as they came
+}
+
+func (m *memory) add(name string, addrs []netip.Addr) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.names == nil {
+		m.names = make(map[netip.Addr][]string)
+	}
+	for _, a := range addrs {
+		a = a.Unmap()
+		known, there := m.names[a]
+		if !there {
+			if len(m.order) == maxSeen {
+				delete(m.names, m.order[0])
+				m.order = m.order[1:]
+			}
+			m.order = append(m.order, a)
+		}
+		known = slices.DeleteFunc(slices.Clone(known), func(o string) bool { return o == name })
+		m.names[a] = append(known[max(0, len(known)-maxNames+1):], name)
+	}
+}
+
+// name returns the name that an address was last given.
+func (m *memory) name(a netip.Addr) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if list := m.names[a.Unmap()]; len(list) > 0 {
+		return list[len(list)-1]
+	}
+	return ""
+}
+
+// confirm reports whether an address was given a name.
+func (m *memory) confirm(name string, a netip.Addr) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Contains(m.names[a.Unmap()], name)
+}

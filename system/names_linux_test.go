@@ -1,0 +1,260 @@
+package system_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"culvert.example/vpn/host/resolver"
+	"culvert.example/vpn/internal/resolved"
+	"culvert.example/vpn/split"
+	"culvert.example/vpn/system"
+	"culvert.example/vpn/transport"
+)
+
+const proxy = system.DefaultListen
+
+// teach gives both zones their names. Some are in both, with other addresses.
+func (w *world) teach() {
+	w.inside.set("git.corp.example", "172.20.1.1")
+	w.inside.set("printer.corp.example", "172.20.1.2")
+	w.outside.set("git.corp.example", "203.0.113.66")
+	w.outside.set("www.example.org", "203.0.113.80", "2001:db8:9::80")
+	w.inside.set("www.example.org", "203.0.113.81")
+	w.outside.set("cdn.example.net", "203.0.113.90")
+	w.inside.set("cdn.example.net", "203.0.113.90")
+	w.outside.set("app.example.net", "203.0.113.91")
+	w.inside.set("app.example.net", "203.0.113.91")
+}
+
+// Names of the inside are asked for inside, and by nobody outside: not by another resolver, nor while the tunnel has no server that
+// answers.
+func TestSplitNames(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.teach()
+	s := w.open(w.config())
+	before := w.read("resolv.conf")
+	k := w.attach(s, lease(func(l *transport.Lease) { l.Include = prefixes("172.16.0.0/12") }))
+	if conf := w.read("resolv.conf"); !strings.Contains(conf, "nameserver 127.0.40.53") || !strings.Contains(conf, "corp.example") {
+		t.Errorf("resolv.conf is\n%s", conf)
+	}
+	for name, want := range map[string]string{
+		"git.corp.example": "172.20.1.1", "GIT.corp.example": "172.20.1.1", "www.example.org": "203.0.113.80",
+		"nothing.corp.example": "RCodeNameError", "nothing.example.org": "RCodeNameError",
+	} {
+		if got := w.query(proxy, name, false); got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+	st := s.Status().Resolver
+	if st.Backend != "resolv.conf" || st.Reason == "" || st.All || st.Listen != proxy || len(st.Outside) != 1 || st.Proxy == nil || st.Proxy.Queries < 5 {
+		t.Errorf("status %+v", st)
+	}
+	w.inside.mu.Lock()
+	w.inside.silent = true
+	w.inside.mu.Unlock()
+	if got := w.query(proxy, "printer.corp.example", false); got != "RCodeServerFailure" {
+		t.Errorf("with a server that is silent: %s", got)
+	}
+	for _, name := range w.outside.heard() {
+		if strings.HasSuffix(name, "corp.example") {
+			t.Errorf("%s was asked for outside", name)
+		}
+	}
+	k.close()
+	if after := w.read("resolv.conf"); after != before {
+		t.Errorf("resolv.conf was\n%s\nand is\n%s", before, after)
+	}
+}
+
+// Where the gateway wants all names, or the user does, nobody outside is asked for any.
+func TestAllNames(t *testing.T) {
+	for name, tc := range map[string]struct {
+		lease  func(*transport.Lease)
+		config func(*system.Config)
+	}{
+		"no split DNS":    {func(l *transport.Lease) { l.SplitDNS = nil }, nil},
+		"tunnel-all-DNS":  {func(l *transport.Lease) { l.TunnelAllDNS = true }, nil},
+		"the user's wish": {nil, func(c *system.Config) { c.DNS.TunnelAll = true }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.teach()
+			cfg := w.config()
+			if tc.config != nil {
+				tc.config(&cfg)
+			}
+			s := w.open(cfg)
+			w.attach(s, lease(tc.lease))
+			if got := w.query(proxy, "www.example.org", false); got != "203.0.113.81" {
+				t.Errorf("www.example.org is %s", got)
+			}
+			if heard := w.outside.heard(); len(heard) > 0 {
+				t.Errorf("asked outside for %v", heard)
+			}
+		})
+	}
+}
+
+// Without IPv6 in the tunnel, names have no such addresses if the user wants it so.
+func TestNoIPv6Names(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.teach()
+	cfg := w.config()
+	cfg.DNS.NoIPv6 = true
+	s := w.open(cfg)
+	w.attach(s, lease(func(l *transport.Lease) { l.Addresses = l.Addresses[:1] }))
+	if got := w.query(proxy, "www.example.org", true); got != "" {
+		t.Errorf("www.example.org has the IPv6 address %s", got)
+	}
+	if got := w.query(proxy, "www.example.org", false); got != "203.0.113.80" {
+		t.Errorf("www.example.org is %s", got)
+	}
+}
+
+// Destinations that are split by name go their way from the moment the name is known, and until the answer is over.
+func TestDynamicSplit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.teach()
+	cfg := w.config()
+	cfg.User = split.Rules{DynamicExclude: []string{"app.example.net"}}
+	s := w.open(cfg)
+	w.attach(s, lease(func(l *transport.Lease) {
+		l.Include = prefixes("172.16.0.0/12")
+		l.DynamicInclude = []string{"cdn.example.net"}
+	}))
+	w.expect(map[string]string{"203.0.113.90": "outside"})
+	if got := w.query(proxy, "cdn.example.net", false); got != "203.0.113.90" {
+		t.Fatalf("cdn.example.net is %s", got)
+	}
+	w.expect(map[string]string{"203.0.113.90": "inside", "203.0.113.89": "outside"})
+	if st := s.Status().Routes; st.Learned != 1 {
+		t.Errorf("status %+v", st)
+	}
+	if v, err := s.Explain("www.cdn.example.net"); err != nil || v.Way != split.Tunnel || v.Origin != split.FromGateway {
+		t.Errorf("Explain: %+v, %v", v, err)
+	}
+}
+
+// In a tunnel that has everything, names lead out of it.
+func TestDynamicExclude(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.teach()
+	s := w.open(w.config())
+	w.attach(s, lease(func(l *transport.Lease) {
+		l.SplitDNS = nil
+		l.DynamicExclude = []string{"example.net"}
+	}))
+	w.expect(map[string]string{"203.0.113.90": "inside"})
+	w.query(proxy, "cdn.example.net", false)
+	w.expect(map[string]string{"203.0.113.90": "outside", "203.0.113.91": "inside"})
+}
+
+// The resolver of the machine is not touched if nobody wants it changed, or is told of the gateway's servers alone.
+func TestWithoutProxy(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	before := w.read("resolv.conf")
+	cfg := w.config()
+	cfg.DNS.Off = true
+	s := w.open(cfg)
+	k := w.attach(s, lease(nil))
+	if now := w.read("resolv.conf"); now != before {
+		t.Errorf("resolv.conf is\n%s", now)
+	}
+	k.close()
+	s.Close()
+
+	cfg = w.config()
+	cfg.DNS.NoProxy = true
+	s = w.open(cfg)
+	if _, err := w.tryAttach(s, lease(nil)); err == nil || !strings.Contains(err.Error(), resolver.ErrNoSplit.Error()) {
+		t.Errorf("split DNS without a proxy and with a resolv.conf: %v", err)
+	}
+	w.attach(s, lease(func(l *transport.Lease) { l.SplitDNS = nil }))
+	if now := w.read("resolv.conf"); !strings.Contains(now, "nameserver 10.8.0.1\n") {
+		t.Errorf("resolv.conf is\n%s", now)
+	}
+}
+
+// A program that rewrites resolv.conf is noticed and answered, until it is clear that it wants to win.
+func TestResolverIsRewritten(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.teach()
+	s := w.open(w.config())
+	w.attach(s, lease(nil))
+	theirs := "nameserver 192.0.2.99\n"
+	w.write("resolv.conf", theirs)
+	eventually(t, 3*time.Second, "resolv.conf is ours again", func() bool { return strings.Contains(w.read("resolv.conf"), "nameserver 127.0.40.53") })
+	eventually(t, time.Second, "the event", func() bool {
+		return slices.ContainsFunc(s.Status().Events, func(e system.Event) bool { return e.Kind == system.EventResolver && e.Healed })
+	})
+	eventually(t, 2*time.Second, "their server is asked outside", func() bool {
+		out := s.Status().Resolver.Outside
+		return len(out) == 1 && out[0].String() == "192.0.2.99:53"
+	})
+	s.Close()
+	if now := w.read("resolv.conf"); now != theirs {
+		t.Errorf("resolv.conf is\n%s", now)
+	}
+}
+
+// With HealNothing it stays as they want it.
+func TestResolverIsLeft(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	cfg := w.config()
+	cfg.Heal = system.HealNothing
+	s := w.open(cfg)
+	w.attach(s, lease(nil))
+	theirs := "nameserver 192.0.2.99\n"
+	w.write("resolv.conf", theirs)
+	eventually(t, 3*time.Second, "the event", func() bool {
+		return slices.ContainsFunc(s.Status().Events, func(e system.Event) bool { return e.Kind == system.EventResolver && !e.Healed })
+	})
+	if now := w.read("resolv.conf"); now != theirs {
+		t.Errorf("resolv.conf is\n%s", now)
+	}
+}
+
+// Systemd-resolved keeps the names apart by itself: the proxy is asked for those of the inside alone.
+func TestResolved(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.teach()
+	d := resolved.Start(t, w.client)
+	d.Control("dns", w.clientIf, outsideDNS.Addr().String())
+	d.Control("default-route", w.clientIf, "yes")
+	cfg := w.config()
+	cfg.DNS.Bus, cfg.DNS.Backend = d.Address, resolver.Resolved
+	s := w.open(cfg)
+	state := func() string { return d.Control("dns") + d.Control("domain") + d.Control("default-route") }
+	before := state()
+	k := w.attach(s, lease(func(l *transport.Lease) { l.Include = prefixes("172.16.0.0/12") }))
+	stub := "127.0.0.53:53"
+	if got := w.query(stub, "git.corp.example", false); got != "172.20.1.1" {
+		t.Errorf("git.corp.example is %s\n%s", got, d.Control("status"))
+	}
+	if got := w.query(stub, "www.example.org", false); got != "203.0.113.80" {
+		t.Errorf("www.example.org is %s", got)
+	}
+	if st := s.Status().Resolver; st.Backend != "systemd-resolved" || st.Proxy.Queries == 0 {
+		t.Errorf("status %+v", st)
+	}
+	for _, name := range w.outside.heard() {
+		if strings.HasSuffix(name, "corp.example") {
+			t.Errorf("%s was asked for outside", name)
+		}
+	}
+	k.close()
+	if after := state(); after != before {
+		t.Errorf("resolvectl said\n%s\nand says\n%s", before, after)
+	}
+}

@@ -1,0 +1,214 @@
+package system
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// namespaces is where "ip netns" keeps the namespaces that have names.
+const namespaces = "/run/netns"
+
+// A place is a network namespace to make sockets and interfaces in.
+type place struct {
+	ns   *os.File
+	path string // where others find it, or empty
+	home bool   // it is the one that threads are in anyway
+}
+
+// here returns the place of the calling thread.
+func here() (*place, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	ns, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, fmt.Errorf("system: the network namespace of this thread: %w", err)
+	}
+	p := &place{ns: ns}
+	if p.home, err = isHome(ns); err != nil {
+		ns.Close()
+		return nil, fmt.Errorf("system: the network namespace of this process: %w", err)
+	}
+	return p, nil
+}
+
+// isHome reports whether a namespace is the one that goroutines run in unless they take their thread elsewhere. The caller is locked to
+// its thread, so that the goroutine that looks gets another. The first thread of the process would be no measure: it may be the one that
+// somebody has moved.
+func isHome(ns *os.File) (bool, error) {
+	a, err := ns.Stat()
+	if err != nil {
+		return false, err
+	}
+	var b fs.FileInfo
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b, err = os.Stat("/proc/thread-self/ns/net")
+	}()
+	<-done
+	return err == nil && os.SameFile(a, b), err
+}
+
+// named returns the place that "ip netns" knows by that name, or that a path leads to.
+func named(name string) (*place, error) {
+	path := name
+	if !filepath.IsAbs(name) {
+		if strings.Contains(name, "/") || name == "." || name == ".." {
+			return nil, invalid("Namespace: %q is neither a name nor an absolute path", name)
+		}
+		path = filepath.Join(namespaces, name)
+	}
+	ns, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, invalid("Namespace: there is no %s; make it with: ip netns add %s", path, filepath.Base(path))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("system: network namespace %s: %w", name, err)
+	}
+	// What is no namespace cannot be entered, and says so here rather than in the middle of a change.
+	if kind, err := unix.IoctlRetInt(int(ns.Fd()), unix.NS_GET_NSTYPE); err != nil || kind != unix.CLONE_NEWNET {
+		ns.Close()
+		return nil, invalid("Namespace: %s is not a network namespace", path)
+	}
+	p := &place{ns: ns, path: path}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if p.home, err = isHome(ns); err != nil {
+		ns.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// is reports whether both are the same namespace.
+func (p *place) is(o *place) bool {
+	a, err1 := p.ns.Stat()
+	b, err2 := o.ns.Stat()
+	return err1 == nil && err2 == nil && os.SameFile(a, b)
+}
+
+func (p *place) close() { p.ns.Close() }
+
+// file is what the firewall needs to find the place, nil if that is where threads are anyway.
+func (p *place) file() *os.File {
+	if p.home {
+		return nil
+	}
+	return p.ns
+}
+
+// enter moves the calling goroutine, with its thread, to the place. It returns what moves it back.
+func (p *place) enter() (back func(), err error) {
+	if p.home {
+		return func() {}, nil
+	}
+	runtime.LockOSThread()
+	from, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return nil, err
+	}
+	if err := unix.Setns(int(p.ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		from.Close()
+		runtime.UnlockOSThread()
+		if errors.Is(err, unix.EPERM) {
+			return nil, fmt.Errorf("entering the network namespace: %w: CAP_SYS_ADMIN is needed", ErrNotPermitted)
+		}
+		return nil, fmt.Errorf("entering the network namespace: %w", err)
+	}
+	done := false
+	return func() {
+		if done {
+			return
+		}
+		done = true
+		defer from.Close()
+		// A thread that cannot go back must not run anything else: it stays locked, and ends with its goroutine.
+		if unix.Setns(int(from.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+	}, nil
+}
+
+// do calls f in the place. Goroutines that f starts do not run there, but sockets that f makes belong to it for ever.
+func (p *place) do(f func() error) error {
+	back, err := p.enter()
+	if err != nil {
+		return err
+	}
+	defer back()
+	return f()
+}
+
+// dial connects a socket of the place to an address without a name. Control may prepare it. Only the socket is made in the place:
+// waiting for the other side needs no thread.
+func (p *place) dial(ctx context.Context, network, address string, control func(network, address string, c syscall.RawConn) error) (net.Conn, error) {
+	back, err := p.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer back()
+	d := net.Dialer{Control: func(network, address string, c syscall.RawConn) error {
+		back()
+		return control(network, address, c)
+	}}
+	return d.DialContext(ctx, network, address)
+}
+
+// index returns the index of an interface of the place.
+func (p *place) index(name string) (index int, err error) {
+	err = p.do(func() error {
+		i, err := net.InterfaceByName(name)
+		if err == nil {
+			index = i.Index
+		}
+		return err
+	})
+	return index, err
+}
+
+// mark marks a socket.
+func mark(c syscall.RawConn, mark uint32) error {
+	return option(c, "SO_MARK", func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)) })
+}
+
+// bind has a socket send and receive by one interface alone.
+func bind(c syscall.RawConn, device string) error {
+	return option(c, "SO_BINDTODEVICE", func(fd int) error { return unix.BindToDevice(fd, device) })
+}
+
+func option(c syscall.RawConn, name string, set func(fd int) error) error {
+	var inner error
+	if err := c.Control(func(fd uintptr) { inner = set(int(fd)) }); err != nil {
+		return err
+	}
+	if errors.Is(inner, unix.EPERM) {
+		return fmt.Errorf("%w: %s: run as root or with CAP_NET_ADMIN", ErrNotPermitted, name)
+	}
+	return os.NewSyscallError(name, inner)
+}
+
+// probe looks for the TUN driver. Opening its device makes no interface yet.
+func probe() error {
+	const device = "/dev/net/tun"
+	f, err := os.OpenFile(device, os.O_RDWR, 0)
+	switch {
+	case err == nil:
+		return f.Close()
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		return fmt.Errorf("%w: %w: load it (modprobe tun), or give the container the device (docker: --device %s)", ErrNoTUN, err, device)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: %w: run as root, or give the container the device (docker: --device %s)", ErrNoTUN, err, device)
+	}
+	return fmt.Errorf("system: %w", err)
+}

@@ -1,0 +1,159 @@
+package system
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"culvert.example/vpn"
+	"culvert.example/vpn/flow"
+	"culvert.example/vpn/flow/filter"
+	"culvert.example/vpn/host"
+	"culvert.example/vpn/host/firewall"
+	"culvert.example/vpn/host/resolver"
+	"culvert.example/vpn/split"
+)
+
+// applyTime is how long a change of the machine may take that nobody has given a time for.
+const applyTime = 10 * time.Second
+
+var _ vpn.System = (*System)(nil)
+
+// A System makes this machine use tunnels, one after the other. It is given to them as [vpn.Config.System]. Its methods may
+// be called from several goroutines.
+type System struct {
+	cfg    Config
+	log    *slog.Logger
+	rules  *filter.Rules // of the content filter; nil allows everything
+	outer  *place        // of the connections to the gateway
+	inner  *place        // of the device
+	shared bool          // both are the same namespace
+
+	interpose func(flow.Decider) flow.Decider // by tests, in front of the content filter
+
+	machine  *host.Machine
+	resolver *resolver.Resolver
+	firewall *firewall.Firewall
+
+	stop         context.CancelFunc
+	running      sync.WaitGroup
+	events       events
+	surroundings surroundings // belongs to the goroutine that watches
+
+	// applying is held while the machine is being changed, so that the latest state is what remains. It is taken before mu.
+	applying sync.Mutex
+
+	mu            sync.Mutex
+	tunnel        *tunnel // nil while there is none
+	attaching     bool
+	closed        bool
+	since         time.Time // when a tunnel came or went
+	lifted        bool      // the kill switch was, until the next tunnel
+	searching     bool      // the tunnel looks for its gateway elsewhere
+	portal        time.Time // when the window closes
+	portalServers []netip.AddrPort
+	endpoints     []firewall.Endpoint // what sockets of the tunnel have connected to, the latest at the end
+	applied       host.Settings       // in force
+	inForce       *firewall.Config    // of applied
+	learned       int                 // of the prefixes of applied
+}
+
+// settings returns how the machine should be. The lock is held.
+func (s *System) settings(networks []netip.Prefix) (set host.Settings, learned int) {
+	if w := s.wall(networks); w != nil {
+		set.Firewall = *w
+	}
+	t := s.tunnel
+	if t == nil || s.cfg.Configurator != nil {
+		return set, 0
+	}
+	learned = t.routes(&set)
+	if t.names != nil {
+		if c, ok := t.names.resolverConfig(); ok {
+			set.Resolver = c
+		}
+	}
+	return set, learned
+}
+
+// apply makes the machine as it should be now.
+func (s *System) apply(ctx context.Context) error {
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	var networks []netip.Prefix
+	if k := s.cfg.KillSwitch; k != nil && k.LocalLAN {
+		networks = s.connected()
+	}
+	s.mu.Lock()
+	set, learned := s.settings(networks)
+	s.mu.Unlock()
+	var err error
+	if set.Firewall == nil && set.Device == "" {
+		var report host.Report
+		if report, err = s.machine.Undo(ctx); len(report.Left) > 0 {
+			s.log.Warn("left as other programs have made it", "what", report.Left)
+		}
+	} else {
+		err = s.machine.Apply(ctx, set)
+	}
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.applied, s.learned, s.inForce = set, learned, nil
+	if w, ok := set.Firewall.(firewall.Config); ok {
+		s.inForce = &w
+	}
+	return nil
+}
+
+// Explain tells where a destination lies and by which rule: in the tunnel, outside, or nowhere. Host is a name or an address.
+// Without a tunnel everything is outside.
+func (s *System) Explain(host string) (split.Verdict, error) {
+	s.mu.Lock()
+	t := s.tunnel
+	s.mu.Unlock()
+	if t == nil {
+		return split.Verdict{Way: split.Direct, Rule: "there is no tunnel"}, nil
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return t.router.Why("", addr.Unmap().WithZone("")), nil
+	}
+	if host == "" || len(host) > 254 {
+		return split.Verdict{}, fmt.Errorf("system: %.40q is neither a name nor an address", host)
+	}
+	return t.router.Why(host, netip.Addr{}), nil
+}
+
+// Close undoes all changes of the machine, except that a locked kill switch stays. Tunnels that use the System fail. It returns
+// what could not be undone; that stays in the journal.
+func (s *System) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	t := s.tunnel
+	k := s.cfg.KillSwitch
+	keep := k != nil && k.Locked && !k.Open
+	s.lifted = !keep
+	s.mu.Unlock()
+	var errs []error
+	if t != nil {
+		t.fail(ErrClosed)
+		errs = append(errs, t.detach())
+	}
+	s.stop()
+	s.running.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), applyTime)
+	defer cancel()
+	errs = append(errs, s.apply(ctx), s.machine.Close())
+	s.closePlaces()
+	return errors.Join(errs...)
+}
