@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -156,6 +157,10 @@ func (m *machine) loggedOut() {
 // TestHangup ends a client without ending the session, which the next one goes on with.
 func TestHangup(t *testing.T) {
 	t.Parallel()
+	// Under nohup this process ignores the signal, and so would its children.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(hangups) })
 	m := newMachine(t, taste{lines: splitLines})
 	got := m.culvertWith("pass\n", append(m.connectArgs(), "--cookieonly")...)
 	if got.code != exitOK {
