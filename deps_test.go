@@ -86,6 +86,9 @@ var arrows = map[string]string{
 	"examples/rootless":        ". gateway/gatewaytest packet transport transport/login transport/login/terminal",
 	"system": ". packet stack stack/tun split dns host host/resolver host/firewall flow flow/filter flow/health flow/owner " +
 		"policy transport",
+	"policy/plan": "policy policy/document policy/profile policy/local policy/preferences policy/certificate policy/network " +
+		"policy/logon",
+	"policy/decision": "policy policy/plan policy/profile policy/network policy/network/trusted policy/logon",
 }
 
 // owners names the one package that may import an outside dependency, by a prefix of its import path.
