@@ -12,6 +12,7 @@ import (
 
 	"culvert.example/vpn"
 	"culvert.example/vpn/flow/health"
+	"culvert.example/vpn/policy/plan"
 	"culvert.example/vpn/system"
 )
 
@@ -43,6 +44,8 @@ type agent struct {
 	// leave gets a disconnection that somebody asks for. Whoever takes it closes it when all is undone.
 	leave chan *departure
 
+	plan *plan.Plan // what the documents say, nil without any
+
 	mu     sync.Mutex
 	status func() vpn.Status // of the tunnel, nil while there is none
 	err    error             // why there is none
@@ -65,10 +68,17 @@ func (g *agent) tunnel(status func() vpn.Status, err error) {
 	g.status, g.err = status, err
 }
 
+// dials says which gateway is dialled.
+func (g *agent) dials(server string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.server = server
+}
+
 // report tells how everything is.
 func (g *agent) report() machineReport {
 	g.mu.Lock()
-	status, err := g.status, g.err
+	status, err, server := g.status, g.err, g.server
 	g.mu.Unlock()
 	var tunnel *vpn.Status
 	if status != nil {
@@ -77,8 +87,9 @@ func (g *agent) report() machineReport {
 	}
 	r := reportOf(tunnel, g.sys.Status())
 	r.PID, r.Started = os.Getpid(), g.started
+	r.govern(g.plan)
 	if r.Server == "" {
-		r.Server = g.server
+		r.Server = server
 	}
 	if r.LastError == "" && err != nil {
 		r.LastError = oneLine(plainText(err))

@@ -29,6 +29,9 @@ func (e ending) wanted() bool { return e.err == nil }
 
 // runMachine connects, and has this machine use the tunnel until somebody wants an end of it or the tunnel fails.
 func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, args []string) error {
+	if err := c.govern(a, args, true); err != nil {
+		return err
+	}
 	server, err := c.target(args)
 	if err != nil {
 		return err
@@ -37,17 +40,25 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	if err != nil {
 		return err
 	}
+	if err := m.obey(a, c.plan, &scfg); err != nil {
+		return err
+	}
 	if m.background {
 		if parent, err := a.forkBackground(ctx); parent {
 			return err
 		}
 	}
-	cfg, ask, err := c.vpnConfig(ctx, a)
+	c.remind(a)
+	_, ask, err := c.vpnConfig(ctx, a)
 	if err != nil {
 		return err
 	}
 	r := a.reporter()
+	over := make(chan error, 1)
 	scfg.OnEvent = func(e system.Event) {
+		if e.Kind == system.EventAsleep && c.plan != nil && c.plan.Profile != nil && c.plan.Reconnect.Automatic && !c.plan.Reconnect.AfterResume {
+			offer(over, asleep(c.plan))
+		}
 		if e.Kind != system.EventNetwork || a.json || a.verbose > 0 {
 			tellMachine(r, e)
 		}
@@ -59,8 +70,9 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	if err != nil {
 		return err
 	}
-	cfg.System = sys
+	c.base.System, c.upstream.dial = sys, sys.DialContext
 	g := newAgent(sys, server)
+	g.plan = c.plan
 	stop, err := a.serveAgent(m.whereFlags, g)
 	if err != nil {
 		return errors.Join(err, sys.Close())
@@ -71,9 +83,9 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	}
 	u := &usage{
 		app: a, sys: sys, agent: g, flags: c, hangup: hangupSignal(ctx), where: m.whereFlags, scripted: scfg.Configurator != nil,
-		removePID: func() {}, stop: stop,
+		removePID: func() {}, stop: stop, over: over,
 	}
-	end := u.run(ctx, server, cfg, ask, m.alwaysOn != "")
+	end := u.run(ctx, server, ask, m.alwaysOn != "")
 	return u.leave(end, m.alwaysOn == "closed")
 }
 
@@ -87,6 +99,9 @@ type usage struct {
 	up     bool            // it was up once
 	tunnel *vpn.Tunnel     // the last one, nil if it is closed
 
+	// over gets why the documents end the tunnel.
+	over chan error
+
 	where     *whereFlags
 	scripted  bool // a script configures the machine
 	removePID func()
@@ -94,12 +109,11 @@ type usage struct {
 }
 
 // run has the machine use tunnels. With again, it makes another one when one ends without anybody wanting that.
-func (u *usage) run(ctx context.Context, server string, cfg *vpn.Config, ask *asker, again bool) ending {
+func (u *usage) run(ctx context.Context, server string, ask *asker, again bool) ending {
 	r := u.app.reporter()
 	pause := firstRetry
 	for {
-		r.say(event{Event: "tunnel", State: "connecting", Gateway: server}, "to %s", oneLine(server))
-		t, end := u.dial(ctx, server, cfg)
+		t, end := u.dialAny(ctx, server)
 		if t != nil {
 			pause = firstRetry
 			end = u.use(ctx, t, ask)
@@ -197,6 +211,7 @@ func (u *usage) use(ctx context.Context, t *vpn.Tunnel, ask *asker) ending {
 			return ending{err: err}
 		}
 		u.removePID = remove
+		u.flags.remember(u.app)
 		u.app.inBackground()
 	}
 	select {
@@ -206,6 +221,8 @@ func (u *usage) use(ctx context.Context, t *vpn.Tunnel, ask *asker) ending {
 		return ending{departure: d}
 	case <-u.hangup:
 		return ending{keep: true}
+	case err := <-u.over:
+		return ending{err: err}
 	case <-t.Done():
 		u.tunnel = nil
 		t.Close()

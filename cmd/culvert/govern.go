@@ -1,0 +1,255 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"culvert.example/vpn"
+	"culvert.example/vpn/policy"
+	"culvert.example/vpn/policy/network/selection"
+	"culvert.example/vpn/policy/plan"
+	"culvert.example/vpn/policy/preferences"
+	"culvert.example/vpn/policy/profile"
+	"culvert.example/vpn/system"
+	"culvert.example/vpn/transport/upstream"
+)
+
+// govern reads the documents of this machine, and keeps the plan that they make for the gateway that was named if there are any.
+// Machine says that the tunnel is for the whole machine. It fails if the documents cannot be used, or refuse the connection. It must
+// come before standard input is read, because the process may have to be started again in FIPS 140-3 mode.
+func (c *clientFlags) govern(a *app, args []string, machine bool) error {
+	c.documents.machine = machine
+	p, err := a.documents(&c.documents, c.typed(args))
+	if p != nil && p.TLS.FIPS {
+		exe, xerr := os.Executable()
+		if xerr != nil {
+			return xerr
+		}
+		if err := enterFIPS(p, exe, os.Args, os.Environ()); err != nil {
+			return err
+		}
+	}
+	if errors.Is(err, plan.ErrNoHost) {
+		return nil // what is missing is said where the gateway is needed
+	}
+	if err != nil {
+		return err
+	}
+	if p.Documents.LocalPath != "" || len(p.Documents.Profiles.Profiles) > 0 {
+		c.plan = p
+	}
+	return nil
+}
+
+// listedName returns the name by which a profile lists the gateway that was named, perhaps as a URL, or else just what was named.
+func listedName(profiles *profile.Collection, name string) string {
+	if _, _, ok := profiles.Host(name); ok {
+		return name
+	}
+	host := name
+	if u, err := url.Parse(name); err == nil && u.Scheme == "https" && u.Host != "" {
+		host = u.Host
+	} else if before, _, ok := strings.Cut(name, "/"); ok && before != "" && !strings.Contains(name, "://") {
+		host = before
+	}
+	return strings.TrimSuffix(host, ":443")
+}
+
+// listedURL returns the URL of a gateway of the plan, which stands for the entry that was chosen.
+func listedURL(p *plan.Plan, server string) (string, error) {
+	h := p.Host
+	if server != p.Servers[0] {
+		h.Address = server
+	}
+	at, err := h.URL()
+	if err != nil {
+		return "", asUsage(fmt.Errorf("%s: %w", p.Document(false), err))
+	}
+	return at, nil
+}
+
+// remind shows what the user is to be shown before connecting.
+func (c *clientFlags) remind(a *app) {
+	if c.plan == nil || !c.plan.Message.Show {
+		return
+	}
+	text := oneLine(c.plan.Message.Text)
+	a.reporter().say(event{Event: "message", Message: text}, "%s", text)
+}
+
+// remember writes down which gateway was used, as far as the documents let it.
+func (c *clientFlags) remember(a *app) {
+	p := c.plan
+	if p == nil || p.Profile == nil || !p.Listed {
+		return
+	}
+	last := preferences.Last{}
+	if user := p.Documents.Preferences.User; user != nil {
+		last = user.Last()
+	}
+	last.HostName, last.HostAddress, last.Group, last.User = p.Host.Name, p.Servers[0], p.Group, cmp.Or(c.user, last.User)
+	if err := a.savePreferences(&c.documents, p, last, p.Message.Show); err != nil {
+		a.reporter().warn("the preferences were not written: %v", err)
+	}
+}
+
+// obey has a configuration be as the documents demand.
+func (c *clientFlags) obey(ctx context.Context, a *app, cfg *vpn.Config, ask *asker) error {
+	p := c.plan
+	if err := p.CheckTrust(len(c.servercert) > 0, c.cafile != ""); err != nil {
+		return err
+	}
+	if err := c.certify(ctx, a, cfg, ask); err != nil {
+		return err
+	}
+	cfg.TLS = p.TLS.Config(cfg.TLS)
+	cfg.NoDTLS = cfg.NoDTLS || p.NoDTLS
+	if p.Profile == nil {
+		return nil
+	}
+	if !p.Reconnect.Automatic {
+		// The first moment without a connection is the end of the tunnel.
+		cfg.ReconnectTimeout = time.Millisecond
+	}
+	c.upstream.sources = upstream.Sources{
+		Mode: upstream.Mode(p.Proxy.Choice), Public: p.Proxy.Public, NoLocal: !p.Proxy.AllowLocal,
+		Locked: locked(p, "ProxySettings"), PublicLocked: locked(p, "ProxySettings/PublicProxyServerAddress"),
+	}
+	return nil
+}
+
+// locked reports whether the profile sets something that the user may not choose otherwise.
+func locked(p *plan.Plan, path string) bool {
+	v, ok := p.Effective.Get(path)
+	return ok && v.Origin != profile.FromDefault && !v.UserControllable
+}
+
+// obey has the use of the machine be as the documents demand. The plan is nil without any.
+func (m *machineFlags) obey(a *app, p *plan.Plan, cfg *system.Config) error {
+	if p == nil || p.Profile == nil {
+		return nil
+	}
+	if cfg.LocalLAN == system.Yes || cfg.KillSwitch != nil && cfg.KillSwitch.LocalLAN {
+		if v, ok := p.Effective.Get("LocalLanAccess"); ok && v.Value != "true" && !v.UserControllable {
+			at := policy.RefusedError{Document: p.Document(false), Setting: v.Path, Value: v.Value, Reason: "the user may not choose this; leave out --local-lan"}
+			if v.Where != nil {
+				at.Line, at.Column = v.Where.Line, v.Where.Column
+			}
+			return &at
+		}
+	}
+	if cfg.LocalLAN == system.AsGateway && !p.LocalLAN {
+		cfg.LocalLAN = system.No
+	}
+	return nil
+}
+
+// offer hands over an error unless there is one already.
+func offer(to chan<- error, err error) {
+	select {
+	case to <- err:
+	default:
+	}
+}
+
+// asleep is why a tunnel ends whose machine was asleep.
+func asleep(p *plan.Plan) error {
+	r := &policy.RefusedError{Document: p.Document(false), Setting: "AutoReconnectBehavior", Value: "DisconnectOnSuspend",
+		Reason: "the machine was asleep, and the tunnel ends with that"}
+	if v, ok := p.Effective.Get("AutoReconnect/AutoReconnectBehavior"); ok && v.Where != nil {
+		r.Line, r.Column = v.Where.Line, v.Where.Column
+	}
+	return r
+}
+
+// dialAny opens a tunnel to the gateway, or to the first of its backups that can be reached.
+func (u *usage) dialAny(ctx context.Context, server string) (*vpn.Tunnel, ending) {
+	servers := []string{server}
+	if p := u.flags.plan; p != nil && p.Listed {
+		servers = p.Servers
+	}
+	walk := selection.NewSequence(selection.Plan{Servers: servers, Rounds: 1})
+	r := u.app.reporter()
+	var last ending
+	for {
+		next, _, ok := walk.Next()
+		if !ok {
+			return nil, last
+		}
+		t, end := u.dialServer(ctx, next)
+		if t != nil || end.wanted() || codeOf(end.err) != exitUnreachable {
+			return t, end
+		}
+		if len(servers) > 1 {
+			r.warn("%s cannot be reached: %s", oneLine(next), oneLine(plainText(end.err)))
+		}
+		last = end
+		walk.Failed(time.Now())
+	}
+}
+
+// dialServer opens a tunnel to one gateway: of the plan, or the one that was named.
+func (u *usage) dialServer(ctx context.Context, server string) (*vpn.Tunnel, ending) {
+	var err error
+	if p := u.flags.plan; p != nil && p.Listed {
+		if server, err = listedURL(p, server); err != nil {
+			return nil, ending{err: err}
+		}
+	}
+	if server, err = u.flags.locate(server); err != nil {
+		return nil, ending{err: err}
+	}
+	cfg, err := u.flags.reach(u.app)
+	if err != nil {
+		return nil, ending{err: err}
+	}
+	u.agent.dials(server)
+	u.app.reporter().say(event{Event: "tunnel", State: "connecting", Gateway: server}, "to %s", oneLine(server))
+	return u.dial(ctx, server, cfg)
+}
+
+// govern says which documents are in force.
+func (r *machineReport) govern(p *plan.Plan) {
+	if p == nil {
+		p, _ = plan.New("", plan.Documents{}, plan.Environment{System: runtime.GOOS, WholeMachine: true})
+	}
+	r.Profile, r.LocalPolicy, r.Features = p.Document(false), p.Document(true), p.Features
+}
+
+// documents prints which documents are in force, and the features that need a profile.
+func (p *page) documents(r *machineReport) {
+	p.line("Documents", "%s", strings.Join(nonEmpty(r.Profile, r.LocalPolicy), ", "))
+	if len(r.Features) == 0 {
+		return
+	}
+	if r.Profile == "" {
+		names := make([]string, len(r.Features))
+		for i, f := range r.Features {
+			names[i] = f.Name
+		}
+		p.line("Features", "off: no profile (%s)", strings.Join(names, ", "))
+		return
+	}
+	label := "Features"
+	for _, f := range r.Features {
+		p.line(label, "%s: %s%s%s", f.Name, f.State, orNothing(" = ", f.Value), orNothing(", ", f.Why))
+		label = ""
+	}
+}
+
+// nonEmpty returns those that are not empty.
+func nonEmpty(all ...string) (some []string) {
+	for _, s := range all {
+		if s != "" {
+			some = append(some, s)
+		}
+	}
+	return some
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"encoding/json"
+	"net"
+	"net/url"
+	"strings"
+	"syscall"
+	"testing"
+
+	"culvert.example/vpn/internal/ocserv"
+)
+
+// profileOf returns a profile with settings, whose one entry has a gateway that is dead and another one behind it.
+func (m *machine) profileOf(settings string) string {
+	m.t.Helper()
+	at, err := url.Parse(m.server.URL)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	dead := net.JoinHostPort(at.Hostname(), "9")
+	const file = "/etc/profile.xml"
+	m.write(file, `<?xml version="1.0" encoding="UTF-8"?>
+<AnyConnectProfile xmlns="http://schemas.xmlsoap.org/encoding/">
+  <ClientInitialization>
+    <LinuxVPNEstablishment>AllowRemoteUsers</LinuxVPNEstablishment>
+`+settings+`
+  </ClientInitialization>
+  <ServerList>
+    <HostEntry>
+      <HostName>Head office</HostName>
+      <HostAddress>`+dead+`</HostAddress>
+      <BackupServerList><HostAddress>`+at.Host+`</HostAddress></BackupServerList>
+    </HostEntry>
+  </ServerList>
+</AnyConnectProfile>
+`)
+	return file
+}
+
+// named is the command line that connects to the entry of a profile.
+func (m *machine) named(file string, args ...string) []string {
+	return append([]string{"connect", "--user", "alice", "--passwd-on-stdin", "--non-inter", "--servercert", m.server.Pin, "--profile", file, "Head office"}, args...)
+}
+
+func TestProfileMachine(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, taste{lines: splitLines})
+	file := m.profileOf("<LocalLanAccess UserControllable=\"false\">false</LocalLanAccess>\n<ShowPreConnectMessage>true</ShowPreConnectMessage>")
+
+	p := m.start("pass\n", m.named(file)...)
+	var told int
+	p.wait(&told, "the message before connecting", func(e event) bool { return e.Event == "message" && strings.Contains(e.Message, "reminded") })
+	p.wait(&told, "the first gateway", func(e event) bool { return e.State == "connecting" && strings.HasSuffix(e.Gateway, ":9") })
+	p.wait(&told, "the second gateway", func(e event) bool { return e.State == "connecting" && e.Gateway == m.server.URL })
+	p.wait(&told, "the machine uses the tunnel", func(e event) bool { return e.Event == "system" && e.State == "connected" })
+	m.seen(ocserv.Inside.String(), tunnelled)
+	var r machineReport
+	if got := m.culvert("status", "--json"); json.Unmarshal([]byte(got.out), &r) != nil || len(r.Features) != 18 || !strings.HasSuffix(r.Profile, "profile.xml") {
+		t.Errorf("%+v", got)
+	}
+	if got := m.culvert("status"); !strings.Contains(got.out, "Show Pre-connect Message: on") || !strings.Contains(got.out, "Local LAN Access: off = false") {
+		t.Errorf("%+v", got)
+	}
+	terminated(t, m, p)
+
+	got := m.culvertWith("pass\n", m.named(file, "--local-lan")...)
+	if got.code != exitFailed || !strings.Contains(got.stderr, "LocalLanAccess") {
+		t.Errorf("with --local-lan: %+v", got)
+	}
+
+	const local = "/etc/AnyConnectLocalPolicy.xml"
+	policy := func(setting string) {
+		m.write(local, `<?xml version="1.0" encoding="UTF-8"?>
+<AnyConnectLocalPolicy xmlns="http://schemas.xmlsoap.org/encoding/" acversion="4.10.0">`+setting+`</AnyConnectLocalPolicy>`)
+	}
+	for setting, name := range map[string]string{
+		"<RestrictTunnelProtocols>TLS</RestrictTunnelProtocols>":      "RestrictTunnelProtocols",
+		"<StrictCertificateTrust>true</StrictCertificateTrust>":       "StrictCertificateTrust",
+		"<RestrictTunnelProtocols>nonsense</RestrictTunnelProtocols>": "RestrictTunnelProtocols",
+	} {
+		policy(setting)
+		got := m.culvertWith("pass\n", m.named(file, "--local-policy", local)...)
+		if got.code == exitOK || !strings.Contains(got.stderr, name) {
+			t.Errorf("%s: %+v", setting, got)
+		}
+	}
+	policy("")
+	if err := syscall.Chmod(m.path(local), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.culvertWith("pass\n", m.named(file, "--local-policy", local)...); got.code != exitUsage || !strings.Contains(got.stderr, local) {
+		t.Errorf("a policy that everybody may write: %+v", got)
+	}
+	m.unchanged("after refusals")
+}
