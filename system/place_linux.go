@@ -34,24 +34,29 @@ func here() (*place, error) {
 		return nil, fmt.Errorf("system: the network namespace of this thread: %w", err)
 	}
 	p := &place{ns: ns}
-	p.home, err = sameFile(ns, "/proc/self/ns/net")
-	if err != nil {
+	if p.home, err = isHome(ns); err != nil {
 		ns.Close()
 		return nil, fmt.Errorf("system: the network namespace of this process: %w", err)
 	}
 	return p, nil
 }
 
-func sameFile(f *os.File, path string) (bool, error) {
-	a, err := f.Stat()
+// isHome reports whether a namespace is the one that goroutines run in unless they take their thread elsewhere. The caller is locked to
+// its thread, so that the goroutine that looks gets another. The first thread of the process would be no measure: it may be the one that
+// somebody has moved.
+func isHome(ns *os.File) (bool, error) {
+	a, err := ns.Stat()
 	if err != nil {
 		return false, err
 	}
-	b, err := os.Stat(path)
-	if err != nil {
-		return false, err
-	}
-	return os.SameFile(a, b), nil
+	var b fs.FileInfo
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b, err = os.Stat("/proc/thread-self/ns/net")
+	}()
+	<-done
+	return err == nil && os.SameFile(a, b), err
 }
 
 // named returns the place that "ip netns" knows by that name, or that a path leads to.
@@ -76,7 +81,9 @@ func named(name string) (*place, error) {
 		return nil, invalid("Namespace: %s is not a network namespace", path)
 	}
 	p := &place{ns: ns, path: path}
-	if p.home, err = sameFile(ns, "/proc/self/ns/net"); err != nil {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if p.home, err = isHome(ns); err != nil {
 		ns.Close()
 		return nil, err
 	}
