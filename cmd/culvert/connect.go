@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"culvert.example/vpn"
+	"culvert.example/vpn/split"
 	"culvert.example/vpn/transport/trust"
 )
 
@@ -81,6 +82,9 @@ func (a *app) runConnect(ctx context.Context, c *clientFlags, args []string, coo
 		return err
 	}
 	c.remind(a)
+	if err := newDoorkeeper(c.plan, split.Rules{}, nil).admit(ctx); err != nil {
+		return err
+	}
 	cfg, _, err := c.vpnConfig(ctx, a)
 	if err != nil {
 		return err

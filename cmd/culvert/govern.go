@@ -176,6 +176,9 @@ func (u *usage) dialAny(ctx context.Context, server string) (*vpn.Tunnel, ending
 		servers = p.Servers
 	}
 	walk := selection.NewSequence(selection.Plan{Servers: servers, Rounds: 1})
+	if err := u.keeper.admit(ctx); err != nil {
+		return nil, ending{err: err}
+	}
 	r := u.app.reporter()
 	var last ending
 	for {

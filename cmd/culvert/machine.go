@@ -63,6 +63,11 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 			tellMachine(r, e)
 		}
 	}
+	// Nothing of the machine is changed for somebody who may not connect.
+	keeper := newDoorkeeper(c.plan, scfg.User, scfg.Logger)
+	if err := keeper.admit(ctx); err != nil {
+		return err
+	}
 	sys, err := system.Open(ctx, scfg)
 	if errors.Is(err, system.ErrConfig) {
 		return &usageError{err: err}
@@ -71,6 +76,9 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 		return err
 	}
 	c.base.System, c.upstream.dial = sys, sys.DialContext
+	if keeper != nil {
+		c.base.System = guarded{sys, keeper}
+	}
 	g := newAgent(sys, server)
 	g.plan = c.plan
 	stop, err := a.serveAgent(m.whereFlags, g)
@@ -83,7 +91,7 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	}
 	u := &usage{
 		app: a, sys: sys, agent: g, flags: c, hangup: hangupSignal(ctx), where: m.whereFlags, scripted: scfg.Configurator != nil,
-		removePID: func() {}, stop: stop, over: over,
+		removePID: func() {}, stop: stop, over: over, keeper: keeper,
 	}
 	end := u.run(ctx, server, ask, m.alwaysOn != "")
 	return u.leave(end, m.alwaysOn == "closed")
@@ -100,7 +108,8 @@ type usage struct {
 	tunnel *vpn.Tunnel     // the last one, nil if it is closed
 
 	// over gets why the documents end the tunnel.
-	over chan error
+	over   chan error
+	keeper *doorkeeper
 
 	where     *whereFlags
 	scripted  bool // a script configures the machine
@@ -203,6 +212,12 @@ func (u *usage) use(ctx context.Context, t *vpn.Tunnel, ask *asker) ending {
 	states := tell(r, t)
 	defer states.stop(t)
 	go watchSignals(watching, r, t)
+	guarding := make(chan struct{})
+	go func() {
+		defer close(guarding)
+		u.keeper.watch(watching, u.over)
+	}()
+	defer func() { unwatch(); <-guarding }()
 	sayMachine(r, u.sys.Status())
 	if !u.up {
 		u.up = true

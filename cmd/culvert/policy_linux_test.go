@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"culvert.example/vpn/internal/logind"
 	"culvert.example/vpn/internal/ocserv"
 )
 
@@ -43,12 +44,18 @@ func (m *machine) named(file string, args ...string) []string {
 	return append([]string{"connect", "--user", "alice", "--passwd-on-stdin", "--non-inter", "--servercert", m.server.Pin, "--profile", file, "Head office"}, args...)
 }
 
+// govern starts the command with preferences of its own, which the documents are combined with.
+func (m *machine) govern(args ...string) *process {
+	m.t.Helper()
+	return m.startIn([]string{"env", "HOME=/run/home", "XDG_CONFIG_HOME=/run/home/.config"}, "pass\n", args...)
+}
+
 func TestProfileMachine(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, taste{lines: splitLines})
 	file := m.profileOf("<LocalLanAccess UserControllable=\"false\">false</LocalLanAccess>\n<ShowPreConnectMessage>true</ShowPreConnectMessage>")
 
-	p := m.start("pass\n", m.named(file)...)
+	p := m.govern(m.named(file)...)
 	var told int
 	p.wait(&told, "the message before connecting", func(e event) bool { return e.Event == "message" && strings.Contains(e.Message, "reminded") })
 	p.wait(&told, "the first gateway", func(e event) bool { return e.State == "connecting" && strings.HasSuffix(e.Gateway, ":9") })
@@ -93,4 +100,28 @@ func TestProfileMachine(t *testing.T) {
 		t.Errorf("a policy that everybody may write: %+v", got)
 	}
 	m.unchanged("after refusals")
+}
+
+// TestLogonRules refuses an SSH user by default, and ends a tunnel when a second user logs on, as the real systemd-logind says.
+func TestLogonRules(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, taste{lines: splitLines})
+	d := logind.Start(t)
+	m.run("ln", "-s", strings.TrimPrefix(d.Address, "unix:path="), "/run/dbus/system_bus_socket")
+	ssh := d.LogOn(logind.Logon{UID: 0, Leader: m.holder, Service: "sshd", Type: "tty", Remote: true, RemoteHost: "203.0.113.1"})
+	file := m.profileOf("<LinuxLogonEnforcement>SingleLogon</LinuxLogonEnforcement>")
+	p := m.govern(m.named(file)...)
+	var told int
+	p.wait(&told, "the machine uses the tunnel", func(e event) bool { return e.Event == "system" && e.State == "connected" })
+	d.LogOn(logind.Logon{UID: 65534, Service: "sshd", Remote: true, RemoteHost: "203.0.113.77"})
+	p.wait(&told, "the rule that ends it", func(e event) bool { return e.Event == "error" && strings.Contains(e.Error, "LinuxLogonEnforcement") })
+	if code := p.exit(); code != exitFailed {
+		t.Errorf("exit status %d", code)
+	}
+	m.unchanged("after a second logon")
+	got := m.culvertWith("pass\n", m.named(file)...)
+	if got.code != exitFailed || !strings.Contains(got.stderr, "SingleLogon") {
+		t.Errorf("with two logons: %+v", got)
+	}
+	ssh.LogOff()
 }
