@@ -78,17 +78,17 @@ var arrows = map[string]string{
 	"policy/network/portal":    "",
 	"policy/network/selection": "",
 	"policy/logon":             "",
-	"host/logins":              "",
-	"internal/logind":          "",
-	"transport/upstream":       "transport",
-	"host/proxysettings":       "",
-	"script":                   "transport",
-	"examples/rootless":        ". gateway/gatewaytest packet transport transport/login transport/login/terminal",
-	"system": ". packet stack stack/tun split dns host host/resolver host/firewall flow flow/filter flow/health flow/owner " +
-		"policy transport",
 	"policy/plan": "policy policy/document policy/profile policy/local policy/preferences policy/certificate policy/network " +
 		"policy/logon",
-	"policy/decision": "policy policy/plan policy/profile policy/network policy/network/trusted policy/logon",
+	"policy/decision":    "policy policy/plan policy/profile policy/network policy/network/trusted policy/logon",
+	"host/logins":        "",
+	"internal/logind":    "",
+	"transport/upstream": "transport",
+	"host/proxysettings": "",
+	"script":             "transport",
+	"examples/rootless":  ". gateway/gatewaytest packet transport transport/login transport/login/terminal",
+	"system": ". packet stack stack/tun split dns host host/resolver host/firewall flow flow/filter flow/health flow/owner " +
+		"policy transport",
 }
 
 // owners names the one package that may import an outside dependency, by a prefix of its import path.

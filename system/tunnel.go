@@ -13,7 +13,6 @@ import (
 
 	"culvert.example/vpn"
 	"culvert.example/vpn/flow"
-	"culvert.example/vpn/flow/health"
 	"culvert.example/vpn/flow/owner"
 	"culvert.example/vpn/host"
 	"culvert.example/vpn/packet"
@@ -493,12 +492,4 @@ func (t *tunnel) end() error {
 		return fmt.Errorf("system: undoing what the tunnel needed: %w", err)
 	}
 	return nil
-}
-
-// path is where packets go now.
-func (t *tunnel) path() health.Path {
-	if sv := t.supervisor.Load(); sv != nil {
-		return sv.Report().Path
-	}
-	return health.Packet
 }

@@ -2,7 +2,6 @@ package system_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -247,9 +246,6 @@ func greet(c net.Conn, word string) {
 	io.WriteString(c, word)
 	c.Close()
 }
-
-// errNowhere is what from returns of a destination that cannot be reached.
-var errNowhere = errors.New("nowhere")
 
 // from returns who answers at an address on the client: inside, outside or nowhere.
 func (w *world) from(addr string) string {

@@ -67,7 +67,7 @@ func (a *app) readDocuments(f *documentFlags) (plan.Documents, error) {
 	}
 	var findings []document.Finding
 	if docs.Local, docs.LocalPath, findings, err = local.LoadFirst(paths, trusted); err != nil {
-		return docs, asUsage(fmt.Errorf("the local policy cannot be used: %w", err))
+		return docs, asUsage(a.invalid("the local policy cannot be used", err))
 	}
 	for _, finding := range findings {
 		if finding.Severity == document.SeverityError {
@@ -78,7 +78,7 @@ func (a *app) readDocuments(f *documentFlags) (plan.Documents, error) {
 	if f.profileFile != "" {
 		p, err := profile.Load(f.profileFile, trusted)
 		if err != nil {
-			return docs, asUsage(fmt.Errorf("--profile: %w", err))
+			return docs, asUsage(a.invalid("--profile: it cannot be used", err))
 		}
 		docs.Profiles = &profile.Collection{Profiles: []*profile.Profile{p}}
 	} else {
@@ -95,6 +95,33 @@ func (a *app) readDocuments(f *documentFlags) (plan.Documents, error) {
 	docs.Preferences.User = a.readPreferences(files.User, false)
 	docs.Preferences.Global = a.readPreferences(files.Global, trusted)
 	return docs, nil
+}
+
+// An invalidDocument is a document with faults that have been reported one by one.
+type invalidDocument struct {
+	what   string
+	faults *document.InvalidError
+}
+
+// Error implements error.
+func (e *invalidDocument) Error() string {
+	file := e.faults.Findings[0].File
+	return fmt.Sprintf("%s: %s has %s", e.what, file, count(len(e.faults.Findings), "fault"))
+}
+
+// Unwrap returns the faults.
+func (e *invalidDocument) Unwrap() error { return e.faults }
+
+// invalid reports each fault of a document in a line of its own, because there may be more than an error message can hold.
+func (a *app) invalid(what string, err error) error {
+	faults := (*document.InvalidError)(nil)
+	if !errors.As(err, &faults) || len(faults.Findings) == 0 {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	for _, f := range faults.Findings {
+		a.reporter().warn("%s", oneLine(f.String()))
+	}
+	return &invalidDocument{what, faults}
 }
 
 // readPreferences reads the first file that exists, nil if there is none or it cannot be used. They only choose among what the
@@ -153,7 +180,7 @@ func (a *app) savePreferences(f *documentFlags, p *plan.Plan, last preferences.L
 		}
 		user = preferences.New()
 	}
-	if err := user.SetLast(last); err != nil {
+	if err := user.SetLast(p.Remember(last)); err != nil {
 		return err
 	}
 	if shown {

@@ -10,15 +10,11 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
 	"text/tabwriter"
-	"time"
 
-	"github.com/BurntSushi/toml"
 	"github.com/spf13/cobra"
 
 	"culvert.example/vpn/flow/filter"
@@ -72,7 +68,7 @@ func (a *app) policyShow() *cobra.Command {
 				docs.Local, docs.LocalPath, findings, err = local.LoadFirst(local.Paths(runtime.GOOS, a.getenv, root), false)
 			}
 			if err != nil {
-				return err
+				return a.invalid("the local policy cannot be used", err)
 			}
 			// Without a gateway there is no plan to refuse, and the settings are all that is wanted.
 			p, err := plan.New("", docs, plan.Environment{System: runtime.GOOS, WholeMachine: true, FIPS: true})
@@ -120,6 +116,7 @@ type explainFlags struct {
 	gateway   string
 	filter    string
 	control   string
+	netns     string
 	offline   bool
 	query     decision.Query
 }
@@ -164,12 +161,16 @@ The exit status is 1 if the connection is refused.
 	f.StringVar(&e.query.Program, "program", "", "presume the program at `PATH`")
 	f.StringVar(&e.query.Network, "protocol", "tcp", "presume the `PROTOCOL` tcp, udp or ping")
 	f.StringVar(&e.control, "control", "", "the control socket of culvert connect is at `PATH`")
+	f.StringVar(&e.netns, "netns", "", "the tunnel is in the network namespace `NAME`, as ip netns knows it")
 	f.BoolVar(&e.offline, "offline", false, "ask the documents alone, even if culvert connect runs")
 	return cmd
 }
 
 // target takes the argument apart.
 func (e *explainFlags) target(s string) error {
+	if strings.ContainsAny(s, "/ \t") {
+		return usagef("%s is neither a name nor an address; leave out https:// and paths", oneLine(s))
+	}
 	e.query.Host = strings.Trim(s, "[]")
 	if host, port, err := net.SplitHostPort(s); err == nil {
 		n, err := strconv.ParseUint(port, 10, 16)
@@ -180,8 +181,8 @@ func (e *explainFlags) target(s string) error {
 	}
 	if addr, err := netip.ParseAddr(e.query.Host); err == nil {
 		e.query.Addr = addr.Unmap()
-	} else if e.query.Host == "" || strings.ContainsAny(e.query.Host, "/: \t") {
-		return usagef("%s is neither a name nor an address; leave out https:// and paths", oneLine(s))
+	} else if e.query.Host == "" || strings.Contains(e.query.Host, ":") {
+		return usagef("%s is neither a name nor an address", oneLine(s))
 	}
 	switch e.query.Network {
 	case "tcp", "udp", "ping":
@@ -194,16 +195,19 @@ func (e *explainFlags) target(s string) error {
 func (a *app) explain(ctx context.Context, e *explainFlags) (decision.Verdict, error) {
 	d := &e.documents
 	named := d.profileFile != "" || d.localFile != "" || d.root != "" || e.gateway != "" || e.filter != ""
-	if named && e.control != "" {
-		return decision.Verdict{}, usagef("--control asks a running culvert connect, which has its own documents; leave out those that you name")
+	if named && (e.control != "" || e.netns != "") {
+		return decision.Verdict{}, usagef("--control and --netns ask a running culvert connect, which has its own documents; leave out those that you name")
 	}
 	if !e.offline && !named {
-		v, err := askExplain(ctx, explainSockets(e.control, a.getenv), e.query)
-		if !errors.Is(err, errNobodyAnswers) {
-			return v, err
-		}
-		if e.control != "" {
-			return decision.Verdict{}, fmt.Errorf("no culvert connect answers at %s: %w", e.control, err)
+		where := whereFlags{netns: e.netns, control: e.control}
+		c, err := dialControlAt("connect", where.controlPaths(a.getenv))
+		switch {
+		case err == nil:
+			return askExplain(ctx, c, e.query)
+		case e.control != "" || e.netns != "":
+			return decision.Verdict{}, fmt.Errorf("no culvert connect answers: %w", err)
+		case !errors.Is(err, errNotRunning):
+			return decision.Verdict{}, fmt.Errorf("a culvert connect cannot be asked (--offline asks the documents alone): %w", err)
 		}
 	}
 	d.machine, d.lenient = true, true
@@ -213,9 +217,13 @@ func (a *app) explain(ctx context.Context, e *explainFlags) (decision.Verdict, e
 	}
 	in := decision.Inputs{Plan: p}
 	if e.filter != "" {
-		rules, err := explainRules(e.filter)
+		cfg, err := readFilter(e.filter)
 		if err != nil {
 			return decision.Verdict{}, err
+		}
+		rules, err := filter.Compile(*cfg)
+		if err != nil {
+			return decision.Verdict{}, asUsage(err)
 		}
 		in.Filter = filterAnswer(rules, e.filter)
 	}
@@ -231,27 +239,6 @@ func printVerdict(w io.Writer, v decision.Verdict) error {
 		}
 	}
 	return nil
-}
-
-// explainRules reads the rules of the content filter.
-func explainRules(file string) (*filter.Rules, error) {
-	b, err := readSmall(file)
-	if err != nil {
-		return nil, asUsage(fmt.Errorf("--filter: %w", err))
-	}
-	cfg := filter.Config{Default: filter.Allow}
-	meta, err := toml.Decode(string(b), &cfg)
-	if err == nil && len(meta.Undecoded()) > 0 {
-		err = fmt.Errorf("unknown key %q", meta.Undecoded()[0])
-	}
-	var rules *filter.Rules
-	if err == nil {
-		rules, err = filter.Compile(cfg)
-	}
-	if err != nil {
-		return nil, asUsage(fmt.Errorf("--filter %s: %w", file, err))
-	}
-	return rules, nil
 }
 
 // filterAnswer makes the rules of the content filter speak to the decider. The file is for messages and may be "".
@@ -337,73 +324,45 @@ func explainHandler(explain func(context.Context, decision.Query) decision.Verdi
 		if port := v.Get("port"); port != "" {
 			target = net.JoinHostPort(target, port)
 		}
-		w.Header().Set("Content-Type", "application/json")
 		if err := e.target(target); err != nil {
-			w.WriteHeader(http.StatusBadRequest)
-			json.NewEncoder(w).Encode(map[string]string{"error": err.Error()})
+			answer(w, http.StatusBadRequest, failure{Error: err.Error(), Exit: exitUsage})
 			return
 		}
 		if addr, err := netip.ParseAddr(v.Get("addr")); err == nil {
 			e.query.Addr = addr.Unmap()
 		}
-		json.NewEncoder(w).Encode(explain(r.Context(), e.query))
+		answer(w, http.StatusOK, explain(r.Context(), e.query))
 	})
 }
 
-// errNobodyAnswers says that no culvert connect runs.
-var errNobodyAnswers = errors.New("nobody answers")
-
-// explainSockets returns where the control socket of a culvert connect may be.
-func explainSockets(given string, getenv func(string) string) []string {
-	const name = "connect.sock"
-	if given != "" {
-		return []string{given}
+// askExplain asks a culvert connect that runs.
+func askExplain(ctx context.Context, c *controlClient, q decision.Query) (decision.Verdict, error) {
+	v := url.Values{"host": {q.Host}, "protocol": {q.Network}}
+	for key, value := range map[string]string{"user": q.User, "program": q.Program} {
+		if value != "" {
+			v.Set(key, value)
+		}
 	}
-	var paths []string
-	if os.Getuid() == 0 {
-		paths = append(paths, filepath.Join("/run/culvert", name))
+	if q.Addr.IsValid() {
+		v.Set("addr", q.Addr.String())
 	}
-	if dir := getenv("XDG_RUNTIME_DIR"); dir != "" {
-		paths = append(paths, filepath.Join(dir, "culvert", name))
+	if q.Port != 0 {
+		v.Set("port", strconv.Itoa(int(q.Port)))
 	}
-	return paths
+	var verdict decision.Verdict
+	err := c.call(ctx, "GET", explainPath+"?"+v.Encode(), nil, &verdict)
+	return verdict, err
 }
 
-// askExplain asks the culvert connect at the first of the sockets where one answers. The error matches errNobodyAnswers if there is
-// none.
-func askExplain(ctx context.Context, sockets []string, q decision.Query) (decision.Verdict, error) {
-	errs := []error{errNobodyAnswers}
-	for _, socket := range sockets {
-		probe, err := net.DialTimeout("unix", socket, 2*time.Second)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		probe.Close()
-		c := &controlClient{http: &http.Client{
-			Timeout: 10 * time.Second,
-			Transport: &http.Transport{
-				DisableKeepAlives: true,
-				DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-					return new(net.Dialer).DialContext(ctx, "unix", socket)
-				},
-			},
-		}}
-		v := url.Values{"host": {q.Host}, "protocol": {q.Network}}
-		for key, value := range map[string]string{"user": q.User, "program": q.Program} {
-			if value != "" {
-				v.Set(key, value)
-			}
-		}
-		if q.Addr.IsValid() {
-			v.Set("addr", q.Addr.String())
-		}
-		if q.Port != 0 {
-			v.Set("port", strconv.Itoa(int(q.Port)))
-		}
-		var verdict decision.Verdict
-		err = c.call(ctx, "GET", explainPath+"?"+v.Encode(), nil, &verdict)
-		return verdict, err
+// machineInputs is the state of affairs of a machine that uses a tunnel, for its decider. What explains routes is a system.System;
+// the rules of the content filter, with the file that they are from, and the plan may be nil. Who else has a say is for the caller
+// to add.
+func machineInputs(p *plan.Plan, sys interface {
+	Explain(host string) (split.Verdict, error)
+}, rules *filter.Rules, file string) decision.Inputs {
+	in := decision.Inputs{Plan: p, Route: routeAnswer(sys.Explain)}
+	if rules != nil {
+		in.Filter = filterAnswer(rules, file)
 	}
-	return decision.Verdict{}, errors.Join(errs...)
+	return in
 }

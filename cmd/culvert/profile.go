@@ -139,7 +139,11 @@ func (a *app) parseProfile(file string) (*profile.Profile, error) {
 	if err != nil {
 		return nil, err
 	}
-	return profile.Parse(name, data)
+	p, err := profile.Parse(name, data)
+	if err != nil {
+		return nil, a.invalid("the profile cannot be read", err)
+	}
+	return p, nil
 }
 
 func (a *app) profileShow() *cobra.Command {
@@ -255,8 +259,8 @@ FILE it shows what holds without a profile.
 			} else {
 				err = printEffective(a.out, e, changed)
 			}
-			if err == nil && p != nil {
-				err = p.Err()
+			if err == nil && p != nil && p.Err() != nil {
+				err = a.invalid("the profile is not acted upon", p.Err())
 			}
 			return err
 		},

@@ -238,6 +238,9 @@ func (j *judge) with() Outcome {
 		j.say(Step{Document: "flow rules", Says: "there are none"})
 	} else {
 		a := j.in.Filter(j.query)
+		if a.Outcome != Block {
+			a.Outcome = Allow
+		}
 		j.take(a)
 		if a.Outcome == Block {
 			return j.decided(Block, "flow rules")

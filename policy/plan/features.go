@@ -107,6 +107,11 @@ func (p *Plan) effects() []Effect {
 			e.State, e.Says = NotApplicable, why
 		case row.Value != row.Default:
 			e.State = On
+			if row.Default == "true" {
+				e.Says = "It is false, so nothing of the kind is taken from gateways that are not in AuthorizedServerList."
+			}
+		case row.Default == "true":
+			e.Says = "It is true, which forbids nothing."
 		}
 		all = append(all, e)
 	}

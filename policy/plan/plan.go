@@ -296,6 +296,20 @@ func (p *Plan) Shown(user *preferences.Preferences) error {
 	return user.SetControl(shownMark, p.Message.Mark)
 }
 
+// Remember returns what of a last connection may be written into the preferences.
+func (p *Plan) Remember(last preferences.Last) preferences.Last {
+	if !p.Keep.Anything {
+		return preferences.Last{}
+	}
+	if !p.Keep.Credentials {
+		last.User, last.SecondUser = "", ""
+	}
+	if !p.Keep.Thumbprints {
+		last.ClientCertificateThumbprint, last.ClientCertificateThumbprints, last.ServerCertificateThumbprint = "", "", ""
+	}
+	return last
+}
+
 // document names the profile in force, as refusals do, or "".
 func (p *Plan) document() string {
 	if p.Profile == nil {

@@ -396,6 +396,16 @@ func TestCaching(t *testing.T) {
 		if err != nil || p.Keep != want {
 			t.Errorf("%s: %v, %+v, want %+v", value, err, p.Keep, want)
 		}
+		// What is remembered is what Forget would leave.
+		prefs := preferences.New()
+		all := preferences.Last{User: "a", SecondUser: "b", ClientCertificateThumbprint: "c", ClientCertificateThumbprints: "d",
+			ServerCertificateThumbprint: "e", HostName: "f", HostAddress: "g", Group: "h", ProxyHost: "i", ProxyPort: "1", TokenType: "k"}
+		if err := errors.Join(prefs.SetLast(all), prefs.Forget(p.Keep)); err != nil {
+			t.Fatal(err)
+		}
+		if got := p.Remember(all); got != prefs.Last() {
+			t.Errorf("%s: remembered %+v, want %+v", value, got, prefs.Last())
+		}
 	}
 }
 

@@ -1,0 +1,264 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"culvert.example/vpn/flow/filter"
+	"culvert.example/vpn/policy/decision"
+	"culvert.example/vpn/split"
+)
+
+func TestPolicy(t *testing.T) {
+	dir := t.TempDir()
+	good := put(t, dir, "policy.xml", policyXML)
+	empty := filepath.Join(dir, "empty")
+	installed := filepath.Join(dir, "installed")
+	put(t, installed, "opt/cisco/secureclient/AnyConnectLocalPolicy.xml", policyXML)
+	for _, tt := range []struct {
+		args, stdin string
+		code        exitCode
+		out, err    string
+	}{
+		{"policy lint", "", exitUsage, "", "FILE is missing"},
+		{"policy lint " + good, "", exitOK, "^$", "^$"},
+		{"policy lint -", strings.Replace(policyXML, "Trust>true", "Trust>yes", 1), exitFailed, `(?m)^\(standard input\):3:\d+: error: .*"yes".*\(wrong-value\)$`, "found 1 error"},
+		{"policy lint -", profileXML, exitFailed, `(?m):2:\d+: error: .*\(wrong-root\)$`, "found"},
+		{"policy show " + good, "", exitOK, `(?s)policy\.xml\nSETTING.*RestrictWebLaunch +false +not applicable.*StrictCertificateTrust +true +on.*\*\.corp\.example`, "^$"},
+		{"policy show -", "<a/>", exitFailed, "^$", "error"},
+		{"policy show a b", "", exitUsage, "", "unexpected argument"},
+		{"policy show --document-root " + empty, "", exitOK, `(?s)no local policy.*FipsMode +false +off`, "^$"},
+		{"policy show --document-root " + installed, "", exitOK, `secureclient/AnyConnectLocalPolicy\.xml\n`, "^$"},
+	} {
+		t.Run(tt.args, func(t *testing.T) {
+			got := culvert(t, tt.stdin, strings.Fields(tt.args)...)
+			if got.code != tt.code {
+				t.Errorf("exit status %d, want %d", got.code, tt.code)
+			}
+			for name, pair := range map[string][2]string{"output": {tt.out, got.out}, "standard error": {tt.err, got.stderr}} {
+				if !regexp.MustCompile(pair[0]).MatchString(pair[1]) {
+					t.Errorf("%s does not match %s:\n%s", name, pair[0], pair[1])
+				}
+			}
+		})
+	}
+}
+
+// TestPolicySample: the sample of the administrator's guide (D1237–D1261) is not well-formed, and every fault of it is named.
+func TestPolicySample(t *testing.T) {
+	const sample = "../../policy/local/testdata/sample.xml"
+	source, err := os.ReadFile(sample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := culvert(t, "", "policy", "lint", sample)
+	if got.code != exitFailed {
+		t.Errorf("exit status %d", got.code)
+	}
+	faults := 0
+	for i, line := range strings.Split(string(source), "\n") {
+		n := strings.Count(line, ">>") + strings.Count(line, "=http://")
+		faults += n
+		at := regexp.MustCompile(regexp.QuoteMeta(sample) + `:` + regexp.QuoteMeta(jsonNumber(i+1)) + `:\d+: error: .* \([a-z-]+\)\n`)
+		if found := len(at.FindAllString(got.out, -1)); found != n {
+			t.Errorf("line %d has %d faults, and %d are named", i+1, n, found)
+		}
+	}
+	if lines := strings.Count(got.out, "\n"); faults != 14 || lines != faults {
+		t.Errorf("%d faults, %d lines", faults, lines)
+	}
+	if got := culvert(t, "", "policy", "show", sample); got.code != exitFailed || got.out != "" || strings.Count(got.stderr, "sample.xml:") != faults || !strings.Contains(got.stderr, "sample.xml:17:48") {
+		t.Errorf("it is shown: %d %s %s", got.code, got.out, got.stderr)
+	}
+	got = culvert(t, "", "policy", "explain", "x.example", "--local-policy", sample)
+	if got.code != exitUsage || strings.Count(got.stderr, "sample.xml:") != faults || !strings.Contains(got.stderr, "has 14 faults") {
+		t.Errorf("it is acted upon: %d %s %s", got.code, got.out, got.stderr)
+	}
+}
+
+func jsonNumber(n int) string {
+	b, _ := json.Marshal(n)
+	return string(b)
+}
+
+func TestExplain(t *testing.T) {
+	dir := t.TempDir()
+	corp := put(t, dir, "corp.xml", profileXML)
+	disabled := put(t, dir, "disabled.xml", strings.NewReplacer("<ClientInitialization>", "<ClientInitialization><ServiceDisable>true</ServiceDisable>", "<AlwaysOn>true", "<AlwaysOn>false").Replace(profileXML))
+	strict := put(t, dir, "policy.xml", policyXML)
+	fips := put(t, dir, "fips.xml", strings.ReplaceAll(policyXML, "StrictCertificateTrust", "FipsMode"))
+	noTLS := put(t, dir, "notls.xml", strings.Replace(policyXML, "<StrictCertificateTrust>true</StrictCertificateTrust>", "<RestrictTunnelProtocols>TLS</RestrictTunnelProtocols>", 1))
+	rules := put(t, dir, "rules.toml", `default = "allow"
+[[rules]]
+name = "payroll"
+action = "block"
+names = ["pay.corp.example"]
+users = ["guest"]
+`)
+	root := filepath.Join(dir, "root")
+	put(t, root, "opt/cisco/secureclient/vpn/profile/corp.xml", profileXML)
+	none := "--document-root " + filepath.Join(dir, "none")
+	for _, tt := range []struct {
+		args     string
+		code     exitCode
+		out, err string
+	}{
+		{"policy explain", exitUsage, "", "HOST is missing"},
+		{"policy explain https://x", exitUsage, "", "neither a name nor an address"},
+		{"policy explain x:0", exitUsage, "", "port"},
+		{"policy explain --protocol sctp x", exitUsage, "", "--protocol"},
+		{"policy explain --control /x --profile " + corp + " x", exitUsage, "", "--control"},
+		{"policy explain --control " + filepath.Join(dir, "no.sock") + " x", exitUnreachable, "", "no culvert connect answers"},
+		{"policy explain --profile nothing x", exitUsage, "", "--profile"},
+		{"policy explain --local-policy nothing x", exitUsage, "", "--local-policy"},
+		{"policy explain --filter nothing x", exitUsage, "", "--filter"},
+		{"policy explain --filter " + corp + " x", exitUsage, "", "--filter"},
+		{"policy explain git.corp.example:22 " + none, exitOK, `(?s)^git\.corp\.example:22/tcp: allow\n  1\. local policy: there is none.*profile: there is none.*routes`, "^$"},
+		{"policy explain [2001:db8::1]:443 --protocol udp " + none, exitOK, `^\[2001:db8::1\]:443/udp: allow\n`, "^$"},
+		{"policy explain x.example --document-root " + root, exitOK, `HostEntry = Office \(profile \S*/corp\.xml:15:5\)`, "^$"},
+		{"policy explain x.example --profile " + corp + " --local-policy " + strict, exitOK, `local policy \S*policy\.xml: it allows tunnels over TLS`, "^$"},
+		{"policy explain x.example --profile " + disabled, exitOK, `(?s): direct\n  1\. ServiceDisable = true \(profile \S*disabled\.xml:3:25\).*AlwaysOn = false`, "^$"},
+		{"policy explain x.example --profile " + corp + " --local-policy " + noTLS, exitFailed,
+			`(?s): nowhere\n  1\. RestrictTunnelProtocols = TLS \(local policy \S*notls\.xml\).*2\. ConnectFailurePolicy = Closed \(profile \S*corp\.xml:9:9\).*=> nowhere`,
+			`ConnectFailurePolicy \(profile \S*corp\.xml:9:9\): nothing passes`},
+		{"policy explain updates.example --profile " + corp + " --local-policy " + noTLS, exitOK, `AllowedHosts = updates\.example \(profile \S*corp\.xml:10:9\): updates\.example is allowed => direct`, "^$"},
+		{"policy explain x.example --gateway else.example --profile " + corp, exitFailed, `AlwaysOn = true \(profile \S*corp\.xml:8:7\)`, "nothing passes"},
+		{"policy explain x.example --profile " + corp + " --local-policy " + fips, exitOK, ": allow", "^$"},
+		{"policy explain pay.corp.example --user guest --filter " + rules, exitFailed, `(?s): block.*payroll = block \(flow rules \S*rules\.toml\): the flow is blocked => block`, `payroll \(flow rules`},
+		{"policy explain pay.corp.example --user anna --filter " + rules, exitOK, `(?s): allow.*payroll = block \(flow rules \S*rules\.toml\): it does not match.*default = allow`, "^$"},
+		{"policy explain 127.0.0.1 " + none, exitOK, `: direct\n  1\. it never leaves this machine => direct`, "^$"},
+	} {
+		t.Run(tt.args, func(t *testing.T) {
+			got := culvert(t, "", strings.Fields(tt.args)...)
+			if got.code != tt.code {
+				t.Errorf("exit status %d, want %d", got.code, tt.code)
+			}
+			for name, pair := range map[string][2]string{"output": {tt.out, got.out}, "standard error": {tt.err, got.stderr}} {
+				if !regexp.MustCompile(pair[0]).MatchString(pair[1]) {
+					t.Errorf("%s does not match %s:\n%s", name, pair[0], pair[1])
+				}
+			}
+		})
+	}
+	var v decision.Verdict
+	got := culvert(t, "", "policy", "explain", "--json", "10.1.2.3:22", "--profile", corp)
+	if err := json.Unmarshal([]byte(got.out), &v); err != nil || v.Outcome != decision.Allow || v.Query.Addr != netip.MustParseAddr("10.1.2.3") || len(v.Chain) < 4 {
+		t.Errorf("%v: %s", err, got.out)
+	}
+}
+
+// An explainFunc is what explains routes.
+type explainFunc func(host string) (split.Verdict, error)
+
+func (f explainFunc) Explain(host string) (split.Verdict, error) { return f(host) }
+
+// TestExplainRunning: a culvert connect that runs is asked over its control socket.
+func TestExplainRunning(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "culvert"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "culvert", "connect.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	decider := decision.NewDecider("")
+	routes := explainFunc(func(host string) (split.Verdict, error) {
+		switch host {
+		case "git.corp.example":
+			return split.Verdict{Way: split.Tunnel, Rule: "include 10.0.0.0/8", Origin: split.FromGateway}, nil
+		case "10.9.9.9":
+			return split.Verdict{Way: split.Nowhere, Rule: "the tunnel has no IPv4", Origin: split.FromLease}, nil
+		case "x.example":
+			return split.Verdict{Way: split.Direct, Rule: "no include"}, nil
+		}
+		return split.Verdict{}, errors.New("the table is gone")
+	})
+	rules, err := filter.Compile(filter.Config{Default: filter.Allow, Rules: []filter.Rule{{Name: "no git", Action: filter.Block, Programs: []string{"/usr/bin/git"}, Users: []string{"guest"}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	decider.Set(machineInputs(nil, routes, rules, "rules.toml"))
+	mux := http.NewServeMux()
+	mux.Handle("GET "+explainPath, explainHandler(decider.Explain))
+	srv := controlServer(mux)
+	done := make(chan struct{})
+	go func() { defer close(done); srv.Serve(l) }()
+	defer func() { srv.Close(); <-done }()
+
+	env := map[string]string{"XDG_RUNTIME_DIR": dir}
+	if os.Getuid() == 0 {
+		if _, err := os.Stat("/run/culvert/connect.sock"); err == nil {
+			t.Fatal("a culvert connect runs on this machine, and would be asked first")
+		}
+	}
+	for _, tt := range []struct {
+		args string
+		code exitCode
+		out  string
+	}{
+		{"git.corp.example:22 --user anna --program /usr/bin/git", exitOK, `(?s): tunnel\n.*no git = block \(flow rules rules\.toml\): it does not match.*route \(gateway\): include 10\.0\.0\.0/8 => tunnel`},
+		{"git.corp.example:22 --user guest --program /usr/bin/git", exitFailed, `(?s): block\n.*no git = block \(flow rules rules\.toml\): the flow is blocked => block`},
+		{"x.example", exitOK, `route \(nobody\): no include => direct`},
+		{"10.9.9.9", exitFailed, `the tunnel has no IPv4 => nowhere`},
+		{"other.example", exitFailed, `the table is gone => nowhere`},
+		{"x.example --offline", exitOK, `there is none`},
+		{"x.example --control " + socket, exitOK, `=> direct`},
+	} {
+		got := culvertEnv(t, "", env, append([]string{"policy", "explain"}, strings.Fields(tt.args)...)...)
+		if got.code != tt.code || !regexp.MustCompile(tt.out).MatchString(got.out) {
+			t.Errorf("%s: exit status %d\n%s%s", tt.args, got.code, got.out, got.stderr)
+		}
+	}
+
+	// Nonsense is refused with words.
+	for _, query := range []string{"", "host=a/b", "host=a&port=99999", "host=a&protocol=x"} {
+		w := httptest.NewRecorder()
+		explainHandler(func(context.Context, decision.Query) decision.Verdict {
+			t.Errorf("%s is explained", query)
+			return decision.Verdict{}
+		}).ServeHTTP(w, httptest.NewRequest("GET", explainPath+"?"+query, nil))
+		if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "error") {
+			t.Errorf("%s: %d %s", query, w.Code, w.Body)
+		}
+	}
+}
+
+// FuzzExplainTarget: whatever is asked about, the query is one host, and it is the same after it has gone over the control socket.
+func FuzzExplainTarget(f *testing.F) {
+	for _, s := range []string{"x.example", "x.example:443", "[2001:db8::1]:22", "2001:db8::1", "10.0.0.1", "::ffff:10.0.0.1", "fe80::1%eth0", "[x]:1", ":1", "a:b:c", "%zz"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		e := explainFlags{query: decision.Query{Network: "tcp"}}
+		if e.target(s) != nil {
+			return
+		}
+		if e.query.Host == "" || strings.ContainsAny(e.query.Host, "/ \t") {
+			t.Errorf("%q is the host %q", s, e.query.Host)
+		}
+		v := decision.Judge(decision.Inputs{}, e.query)
+		if len(v.Chain) == 0 || v.Decided().Effect != v.Outcome {
+			t.Errorf("%q: %+v", s, v)
+		}
+		target := e.query.Host
+		if e.query.Port != 0 {
+			target = net.JoinHostPort(target, jsonNumber(int(e.query.Port)))
+		}
+		again := explainFlags{query: decision.Query{Network: "tcp"}}
+		if err := again.target(target); err != nil || again.query != e.query {
+			t.Errorf("%q is %+v, and as %q %+v: %v", s, e.query, target, again.query, err)
+		}
+	})
+}
