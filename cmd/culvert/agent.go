@@ -45,6 +45,7 @@ type agent struct {
 	leave chan *departure
 
 	plan *plan.Plan // what the documents say, nil without any
+	auto *automat   // what decides by the network, nil if nothing does
 
 	mu     sync.Mutex
 	status func() vpn.Status // of the tunnel, nil while there is none
@@ -88,6 +89,7 @@ func (g *agent) report() machineReport {
 	r := reportOf(tunnel, g.sys.Status())
 	r.PID, r.Started = os.Getpid(), g.started
 	r.govern(g.plan)
+	r.Network = g.auto.status()
 	if r.Server == "" {
 		r.Server = server
 	}
@@ -102,6 +104,10 @@ func (g *agent) handler(ctx context.Context) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, g.report()) })
 	mux.HandleFunc("POST /v1/disconnect", func(w http.ResponseWriter, r *http.Request) {
+		if err := g.auto.mayLeave(r.Context()); err != nil {
+			refuse(w, err)
+			return
+		}
 		d := &departure{done: make(chan struct{})}
 		select {
 		case g.leave <- d:

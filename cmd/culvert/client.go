@@ -140,7 +140,7 @@ func (c *clientFlags) target(args []string) (string, error) {
 	server := c.typed(args)
 	if c.plan != nil && c.plan.Listed {
 		var err error
-		if server, err = listedURL(c.plan, c.plan.Servers[0]); err != nil {
+		if server, err = listedURL(c.plan, c.plan.Servers[0], ""); err != nil {
 			return "", err
 		}
 	}

@@ -62,10 +62,13 @@ func listedName(profiles *profile.Collection, name string) string {
 	return strings.TrimSuffix(host, ":443")
 }
 
-// listedURL returns the URL of a gateway of the plan, which stands for the entry that was chosen.
-func listedURL(p *plan.Plan, server string) (string, error) {
+// listedURL returns the URL of a gateway, which stands for the entry with that name, or "" for the one that was chosen.
+func listedURL(p *plan.Plan, server, name string) (string, error) {
 	h := p.Host
-	if server != p.Servers[0] {
+	if other, _, ok := p.Documents.Profiles.Host(name); ok && name != "" {
+		h = other
+	}
+	if first, err := h.Server(); err != nil || server != first {
 		h.Address = server
 	}
 	at, err := h.URL()
@@ -131,6 +134,24 @@ func locked(p *plan.Plan, path string) bool {
 	return ok && v.Origin != profile.FromDefault && !v.UserControllable
 }
 
+// killSwitch returns the one that Always-On of the plan demands, nil if it demands none.
+func killSwitch(a *app, p *plan.Plan) *system.KillSwitch {
+	on := p.Network.AlwaysOn
+	if !p.Network.Automatic || !on.On || p.Network.Disabled {
+		return nil
+	}
+	k := &system.KillSwitch{Open: !on.Closed, Locked: on.Closed && !on.AllowDisconnect, LocalLAN: p.LocalLAN}
+	for _, s := range on.Allowed {
+		prefix, err := parsePrefix(s)
+		if err != nil {
+			a.reporter().warn("%s: AllowedHosts: %s is not let through the kill switch, which takes addresses and networks only", p.Document(false), oneLine(s))
+			continue
+		}
+		k.AllowedHosts = append(k.AllowedHosts, prefix)
+	}
+	return k
+}
+
 // obey has the use of the machine be as the documents demand. The plan is nil without any.
 func (m *machineFlags) obey(a *app, p *plan.Plan, cfg *system.Config) error {
 	if p == nil || p.Profile == nil {
@@ -144,6 +165,9 @@ func (m *machineFlags) obey(a *app, p *plan.Plan, cfg *system.Config) error {
 			}
 			return &at
 		}
+	}
+	if k := killSwitch(a, p); k != nil && (cfg.KillSwitch == nil || cfg.KillSwitch.Open) {
+		cfg.KillSwitch = k
 	}
 	if cfg.LocalLAN == system.AsGateway && !p.LocalLAN {
 		cfg.LocalLAN = system.No
@@ -186,7 +210,7 @@ func (u *usage) dialAny(ctx context.Context, server string) (*vpn.Tunnel, ending
 		if !ok {
 			return nil, last
 		}
-		t, end := u.dialServer(ctx, next)
+		t, end := u.dialServer(ctx, next, "")
 		if t != nil || end.wanted() || codeOf(end.err) != exitUnreachable {
 			return t, end
 		}
@@ -199,10 +223,10 @@ func (u *usage) dialAny(ctx context.Context, server string) (*vpn.Tunnel, ending
 }
 
 // dialServer opens a tunnel to one gateway: of the plan, or the one that was named.
-func (u *usage) dialServer(ctx context.Context, server string) (*vpn.Tunnel, ending) {
+func (u *usage) dialServer(ctx context.Context, server, name string) (*vpn.Tunnel, ending) {
 	var err error
 	if p := u.flags.plan; p != nil && p.Listed {
-		if server, err = listedURL(p, server); err != nil {
+		if server, err = listedURL(p, server, name); err != nil {
 			return nil, ending{err: err}
 		}
 	}
@@ -229,6 +253,9 @@ func (r *machineReport) govern(p *plan.Plan) {
 // documents prints which documents are in force, and the features that need a profile.
 func (p *page) documents(r *machineReport) {
 	p.line("Documents", "%s", strings.Join(nonEmpty(r.Profile, r.LocalPolicy), ", "))
+	if n := r.Network; n != nil {
+		p.line("Network", "%s", n.text())
+	}
 	if len(r.Features) == 0 {
 		return
 	}

@@ -55,8 +55,11 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	}
 	r := a.reporter()
 	over := make(chan error, 1)
+	auto := newAutomat(c, ask)
 	scfg.OnEvent = func(e system.Event) {
-		if e.Kind == system.EventAsleep && c.plan != nil && c.plan.Profile != nil && c.plan.Reconnect.Automatic && !c.plan.Reconnect.AfterResume {
+		if auto != nil {
+			auto.event(e)
+		} else if e.Kind == system.EventAsleep && c.plan != nil && c.plan.Profile != nil && c.plan.Reconnect.Automatic && !c.plan.Reconnect.AfterResume {
 			offer(over, asleep(c.plan))
 		}
 		if e.Kind != system.EventNetwork || a.json || a.verbose > 0 {
@@ -80,7 +83,7 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 		c.base.System = guarded{sys, keeper}
 	}
 	g := newAgent(sys, server)
-	g.plan = c.plan
+	g.plan, g.auto = c.plan, auto
 	stop, err := a.serveAgent(m.whereFlags, g)
 	if err != nil {
 		return errors.Join(err, sys.Close())
@@ -93,8 +96,10 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 		app: a, sys: sys, agent: g, flags: c, hangup: hangupSignal(ctx), where: m.whereFlags, scripted: scfg.Configurator != nil,
 		removePID: func() {}, stop: stop, over: over, keeper: keeper,
 	}
-	end := u.run(ctx, server, ask, m.alwaysOn != "")
-	return u.leave(end, m.alwaysOn == "closed")
+	if auto == nil {
+		return u.leave(u.run(ctx, server, ask, m.alwaysOn != ""), m.alwaysOn == "closed")
+	}
+	return u.leave(auto.run(ctx, u), m.alwaysOn == "closed" || auto.closed())
 }
 
 // A usage is the use of tunnels by this machine, one after the other.
@@ -200,34 +205,10 @@ func (u *usage) dial(ctx context.Context, server string, cfg *vpn.Config) (*vpn.
 
 // use has the machine use an open tunnel until somebody wants an end, or it ends by itself.
 func (u *usage) use(ctx context.Context, t *vpn.Tunnel, ask *asker) ending {
-	r := u.app.reporter()
-	ask.leaveAlone()
-	u.agent.tunnel(t.Status, nil)
-	u.tunnel = t
-	if banner := oneLine(t.Status().Banner); banner != "" {
-		r.say(event{Event: "message", Message: banner}, "the gateway says: %s", banner)
-	}
-	watching, unwatch := context.WithCancel(context.Background())
-	defer unwatch()
-	states := tell(r, t)
-	defer states.stop(t)
-	go watchSignals(watching, r, t)
-	guarding := make(chan struct{})
-	go func() {
-		defer close(guarding)
-		u.keeper.watch(watching, u.over)
-	}()
-	defer func() { unwatch(); <-guarding }()
-	sayMachine(r, u.sys.Status())
-	if !u.up {
-		u.up = true
-		remove, err := writePID(u.flags.pidFile)
-		if err != nil {
-			return ending{err: err}
-		}
-		u.removePID = remove
-		u.flags.remember(u.app)
-		u.app.inBackground()
+	end, err := u.begin(t, ask)
+	defer end()
+	if err != nil {
+		return ending{err: err}
 	}
 	select {
 	case <-ctx.Done():
@@ -243,6 +224,42 @@ func (u *usage) use(ctx context.Context, t *vpn.Tunnel, ask *asker) ending {
 		t.Close()
 		return ending{err: t.Err()}
 	}
+}
+
+// begin begins the use of an open tunnel. The function that it returns ends what goes on beside it, and does not close it.
+func (u *usage) begin(t *vpn.Tunnel, ask *asker) (end func(), err error) {
+	r := u.app.reporter()
+	ask.leaveAlone()
+	u.agent.tunnel(t.Status, nil)
+	u.tunnel = t
+	if banner := oneLine(t.Status().Banner); banner != "" {
+		r.say(event{Event: "message", Message: banner}, "the gateway says: %s", banner)
+	}
+	watching, unwatch := context.WithCancel(context.Background())
+	states := tell(r, t)
+	go watchSignals(watching, r, t)
+	guarding := make(chan struct{})
+	go func() {
+		defer close(guarding)
+		u.keeper.watch(watching, u.over)
+	}()
+	end = func() {
+		unwatch()
+		<-guarding
+		states.stop(t)
+	}
+	sayMachine(r, u.sys.Status())
+	if !u.up {
+		u.up = true
+		remove, err := writePID(u.flags.pidFile)
+		if err != nil {
+			return end, err
+		}
+		u.removePID = remove
+		u.flags.remember(u.app)
+		u.app.inBackground()
+	}
+	return end, nil
 }
 
 // leave undoes what was changed, unless a tunnel has failed that nothing is to leave the machine without.

@@ -52,6 +52,8 @@ type machineReport struct {
 	Profile     string         `json:"profile,omitempty"`
 	LocalPolicy string         `json:"local_policy,omitempty"`
 	Features    []plan.Feature `json:"features,omitempty"`
+	// Network is what the profile makes of the network that the machine is in, if it says anything about that.
+	Network *networkReport `json:"network,omitempty"`
 
 	LastError string         `json:"last_error,omitempty"`
 	Events    []system.Event `json:"events,omitempty"`

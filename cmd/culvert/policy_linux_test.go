@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"culvert.example/vpn/internal/logind"
 	"culvert.example/vpn/internal/ocserv"
@@ -124,4 +125,50 @@ func TestLogonRules(t *testing.T) {
 		t.Errorf("with two logons: %+v", got)
 	}
 	ssh.LogOff()
+}
+
+// TestTrustedNetwork goes from a trusted network to another one and back.
+func TestTrustedNetwork(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, taste{lines: splitLines})
+	conf := func(domain string) {
+		m.write("/etc/resolv.conf", "search "+domain+"\nnameserver "+resolver+"\n")
+	}
+	conf("office.example")
+	m.before = m.picture()
+	file := m.profileOf(`<AutomaticVPNPolicy>true
+  <TrustedDNSDomains>*.nowhere.example,office.example</TrustedDNSDomains>
+  <TrustedNetworkPolicy>Disconnect</TrustedNetworkPolicy>
+  <UntrustedNetworkPolicy>Connect</UntrustedNetworkPolicy>
+</AutomaticVPNPolicy>`)
+	p := m.govern(m.named(file)...)
+	report := func() (r machineReport) {
+		got := m.culvert("status", "--json")
+		_ = json.Unmarshal([]byte(got.out), &r)
+		return r
+	}
+	m.eventually(5*time.Second, "the network is trusted", func() bool {
+		r := report()
+		return r.Network != nil && r.Network.Verdict == "trusted"
+	})
+	time.Sleep(300 * time.Millisecond)
+	if said := p.said(); strings.Contains(said, `"connecting"`) {
+		t.Errorf("in the trusted network it connects: %s", said)
+	}
+	m.seen(somebody, plainly)
+
+	conf("home.example")
+	var told int
+	p.wait(&told, "the machine uses the tunnel", func(e event) bool { return e.Event == "system" && e.State == "connected" })
+	m.seen(ocserv.Inside.String(), tunnelled)
+	if r := report(); r.Network.Verdict != "untrusted" || r.Network.Tunnel != "connected" || !strings.HasSuffix(m.server.URL, r.Network.Server) {
+		t.Errorf("%+v", r.Network)
+	}
+
+	conf("office.example")
+	p.wait(&told, "the end of the tunnel", func(e event) bool {
+		return e.Event == "tunnel" && e.State == "closed" && e.Message == "trusted network"
+	})
+	m.seen(somebody, plainly)
+	terminated(t, m, p)
 }
