@@ -48,7 +48,13 @@ func (a *app) documents(f *documentFlags, host string) (*plan.Plan, error) {
 	}
 	return plan.New(host, docs, plan.Environment{
 		System: runtime.GOOS, WholeMachine: f.machine, Administrator: os.Geteuid() == 0, FIPS: fips140.Enabled() || f.lenient, Message: message,
+		Unavailable: unavailable(),
 	})
+}
+
+// unavailable are the features that this command does not carry out, by the paths of their settings, with the reasons.
+func unavailable() map[string]string {
+	return map[string]string{"PPPExclusion": "this client does not look for PPP connections; name their server with --exclude"}
 }
 
 // readDocuments reads the documents. A local policy that cannot be acted upon is an error, because it would restrict; so is a

@@ -136,6 +136,15 @@ func TestJudge(t *testing.T) {
 <TrustedDNSDomains>corp.example</TrustedDNSDomains>
 <TrustedNetworkPolicy>Disconnect</TrustedNetworkPolicy></AutomaticVPNPolicy>`, "")
 	lan := planOf(t, "<LocalLanAccess>true</LocalLanAccess>", "")
+	rules := planOf(t, `<AutomaticVPNPolicy>true
+<AlwaysOn>true
+<ConnectFailurePolicy>Closed
+<ApplyLastVPNLocalResourceRules>true</ApplyLastVPNLocalResourceRules></ConnectFailurePolicy></AlwaysOn>
+
+<TrustedDNSServers>10.0.0.53</TrustedDNSServers>
+<TrustedHttpsServerList><TrustedHttpsServer><Address>proof.corp.example</Address><Port>8443</Port>
+<CertificateHash>`+strings.Repeat("ab", 32)+`</CertificateHash></TrustedHttpsServer></TrustedHttpsServerList></AutomaticVPNPolicy>`, "")
+	away := status(t, rules, network.Event{Kind: network.Start, Links: []trusted.Link{{Name: "wlan0"}}})
 	atHome := status(t, tnd, network.Event{Kind: network.Start, Links: []trusted.Link{{Name: "eth0", Suffixes: []string{"corp.example"}, Servers: []netip.Addr{netip.MustParseAddr("10.0.0.53")}}}})
 	down := status(t, on, network.Event{Kind: network.Start, Links: []trusted.Link{{Name: "wlan0"}}})
 	portal := *down
@@ -196,6 +205,10 @@ func TestJudge(t *testing.T) {
 		{"closed, allowed network", Inputs{Plan: on, Network: down}, Query{Host: "a.example", Addr: netip.MustParseAddr("::ffff:198.51.100.1")}, Direct, "AllowedHosts = updates.example,198.51.100.0/24 (profile corp.xml)", 7},
 		{"closed, portal window", Inputs{Plan: on, Network: &portal}, Query{Host: "portal.hotel.example", Port: 80}, Direct, "AllowCaptivePortalRemediation = true (profile corp.xml)", 6},
 		{"closed, portal window, another port", Inputs{Plan: on, Network: &portal}, Query{Host: "portal.hotel.example", Port: 22}, Nowhere, "ConnectFailurePolicy = Closed (profile corp.xml)", 5},
+		{"closed, server that proves a trusted network", Inputs{Plan: rules, Network: away}, Query{Host: "proof.corp.example", Port: 8443}, Direct, "TrustedHttpsServerList (profile corp.xml)", 0},
+		{"closed, DNS server of a trusted network", Inputs{Plan: rules, Network: away}, Query{Host: "10.0.0.53", Port: 53}, Direct, "TrustedDNSServers = 10.0.0.53 (profile corp.xml)", 8},
+		{"closed, that server for something else", Inputs{Plan: rules, Network: away}, Query{Host: "10.0.0.53", Port: 22}, Direct, "ApplyLastVPNLocalResourceRules = true (profile corp.xml)", 6},
+		{"closed, local network under the last rules", Inputs{Plan: rules, Network: away}, Query{Host: "192.168.1.7"}, Direct, "ApplyLastVPNLocalResourceRules = true (profile corp.xml)", 6},
 		{"open", Inputs{Plan: open, Network: status(t, open, network.Event{Kind: network.Start, Links: []trusted.Link{{Name: "wlan0"}}})}, Query{Host: "x.example"}, Direct, "AlwaysOn = true (profile corp.xml)", 4},
 		{"before the start", Inputs{Plan: on, Network: status(t, on)}, Query{Host: "x.example"}, Nowhere, "ConnectFailurePolicy = Closed (profile corp.xml)", 5},
 

@@ -186,6 +186,10 @@ func (j *judge) without(refused bool) Outcome {
 		j.say(closed)
 		return j.end(Step{Document: closed.Document, Setting: "TrustedHttpsServerList", Says: probe + " can prove a trusted network, so it may be asked"}, Direct)
 	}
+	if j.query.Port == 53 && slices.Contains(firewall.DNS, j.query.Addr) {
+		j.say(closed)
+		return j.end(j.profileStep("AutomaticVPNPolicy/TrustedDNSServers", "it is a DNS server that tells a trusted network, so it may be asked"), Direct)
+	}
 	if firewall.LastRules && nearby(j.query.Addr) {
 		j.say(closed)
 		return j.end(j.profileStep(alwaysOnPath+"/ConnectFailurePolicy/ApplyLastVPNLocalResourceRules",

@@ -60,6 +60,8 @@ func (p *Plan) features() []Feature {
 			out.State = NotApplicable
 		case f.On && machineOnly(f.Path) && !p.Environment.WholeMachine:
 			out.State, out.Why = NotApplicable, "the tunnel carries one program, and not the traffic of the machine"
+		case f.On && p.Environment.Unavailable[f.Path] != "":
+			out.State, out.Why = NotApplicable, p.Environment.Unavailable[f.Path]
 		case f.On:
 			out.State, out.Why = On, ""
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -41,6 +42,8 @@ type Environment struct {
 	Administrator bool
 	// FIPS says that the cryptography of this process is in FIPS 140-3 mode, as crypto/fips140.Enabled reports.
 	FIPS bool
+	// Unavailable are features that cannot be carried out here, by the paths of their settings, with the reasons.
+	Unavailable map[string]string
 	// Message is the text to be shown where the profile wants one before the first connection. Empty means a text that says so.
 	Message string
 }
@@ -84,6 +87,10 @@ type Plan struct {
 	Message Message
 	// LocalLAN says that connected networks may be reached past the tunnel, if the gateway allows that too.
 	LocalLAN bool
+	// PPP says how the server of a PPP connection beneath the tunnel is kept out of it.
+	PPP PPP
+	// BeforeLogon says that the tunnel is to come up before anybody logs on.
+	BeforeLogon bool
 	// Script says whether scripts run.
 	Script Script
 	// Reconnect says what becomes of a tunnel that was interrupted.
@@ -134,6 +141,13 @@ type Message struct {
 	Text, Mark string
 }
 
+// A PPP says how the server of a PPP connection beneath the tunnel is kept out of it.
+type PPP struct {
+	Choice profile.PPPChoice
+	// Server is the one that Choice Override means, and the zero Addr with another choice or if none is named.
+	Server netip.Addr
+}
+
 // A Script says whether the scripts OnConnect and OnDisconnect run.
 type Script struct {
 	Allowed bool
@@ -170,6 +184,11 @@ func New(host string, docs Documents, env Environment) (*Plan, error) {
 	p.AuthenticationTimeout, p.IPProtocols = s.AuthenticationTimeout, s.IPProtocols
 	p.LocalLAN = s.LocalLANAccess
 	p.Proxy = Proxy{Choice: s.Proxy, Public: s.PublicProxy, AllowLocal: s.AllowLocalProxyConnections}
+	p.PPP.Choice, p.BeforeLogon = s.PPPExclusion, s.StartBeforeLogon
+	if s.PPPExclusion == profile.PPPOverride {
+		// What is no address has been refused with the profile; a preference that is none does not count.
+		p.PPP.Server, _ = netip.ParseAddr(s.PPPExclusionServer)
+	}
 	p.Script = Script{s.EnableScripting, s.TerminateScriptOnNextEvent, s.PostSBLOnConnectScript}
 	p.Reconnect = Reconnect{s.AutoReconnect, s.ReconnectBehavior == "ReconnectAfterResume"}
 	p.TLS = TLS{FIPS: docs.Local.FIPSMode, Strict: docs.Local.StrictCertificateTrust || p.blocksUntrusted()}
