@@ -12,6 +12,7 @@ import (
 
 	"culvert.example/vpn"
 	"culvert.example/vpn/flow/health"
+	"culvert.example/vpn/policy/decision"
 	"culvert.example/vpn/policy/plan"
 	"culvert.example/vpn/system"
 )
@@ -19,6 +20,7 @@ import (
 // The control protocol of a client that a whole machine uses has
 //
 //	GET  /v1/status                  a machineReport
+//	GET  /v1/explain                 a decision.Verdict; see explainPath
 //	POST /v1/disconnect              ends it; the answer comes when the machine is as before
 //	POST /v1/data-path/confirm       whether packets take {"path": "flow" or "packet"}, or without that the path that is wanted
 //	POST /v1/data-path/revert        goes back to the flow path
@@ -45,7 +47,9 @@ type agent struct {
 	leave chan *departure
 
 	plan *plan.Plan // what the documents say, nil without any
-	auto *automat   // what decides by the network, nil if nothing does
+	// explain says what becomes of a flow, nil if nobody can.
+	explain func(context.Context, decision.Query) decision.Verdict
+	auto    *automat // what decides by the network, nil if nothing does
 
 	mu     sync.Mutex
 	status func() vpn.Status // of the tunnel, nil while there is none
@@ -103,6 +107,9 @@ func (g *agent) report() machineReport {
 func (g *agent) handler(ctx context.Context) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, g.report()) })
+	if g.explain != nil {
+		mux.Handle("GET "+explainPath, explainHandler(g.explain))
+	}
 	mux.HandleFunc("POST /v1/disconnect", func(w http.ResponseWriter, r *http.Request) {
 		if err := g.auto.mayLeave(r.Context()); err != nil {
 			refuse(w, err)

@@ -113,20 +113,29 @@ func (n *networkReport) text() string {
 
 // status returns what was decided, nil if there is nothing that decides.
 func (m *automat) status() *networkReport {
+	s := m.decided()
+	if s == nil {
+		return nil
+	}
+	r := &networkReport{
+		Verdict: s.Network.Verdict.String(), Why: s.Network.Why, Proven: s.Network.Proven, Tunnel: s.Tunnel, Server: s.Server, Held: s.Held,
+		AlwaysOn: s.AlwaysOn, MayDisconnect: s.MayDisconnect, PortalUntil: s.PortalWindow,
+	}
+	if s.Portal != nil {
+		r.Portal, r.PortalURL = s.Portal.Verdict.String(), s.Portal.URL
+	}
+	return r
+}
+
+// decided returns what the manager has decided, nil if there is none.
+func (m *automat) decided() *network.Status {
 	if m == nil {
 		return nil
 	}
 	select {
 	case <-m.ready:
 		s := m.runner.Status()
-		r := &networkReport{
-			Verdict: s.Network.Verdict.String(), Why: s.Network.Why, Proven: s.Network.Proven, Tunnel: s.Tunnel, Server: s.Server, Held: s.Held,
-			AlwaysOn: s.AlwaysOn, MayDisconnect: s.MayDisconnect, PortalUntil: s.PortalWindow,
-		}
-		if s.Portal != nil {
-			r.Portal, r.PortalURL = s.Portal.Verdict.String(), s.Portal.URL
-		}
-		return r
+		return &s
 	default:
 		return nil
 	}

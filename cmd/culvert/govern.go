@@ -12,13 +12,14 @@ import (
 	"time"
 
 	"culvert.example/vpn"
+	"culvert.example/vpn/flow/filter"
 	"culvert.example/vpn/policy"
+	"culvert.example/vpn/policy/decision"
 	"culvert.example/vpn/policy/network/selection"
 	"culvert.example/vpn/policy/plan"
 	"culvert.example/vpn/policy/preferences"
 	"culvert.example/vpn/policy/profile"
 	"culvert.example/vpn/system"
-	"culvert.example/vpn/transport/upstream"
 )
 
 // govern reads the documents of this machine, and keeps the plan that they make for the gateway that was named if there are any.
@@ -106,32 +107,24 @@ func (c *clientFlags) remember(a *app) {
 // obey has a configuration be as the documents demand.
 func (c *clientFlags) obey(ctx context.Context, a *app, cfg *vpn.Config, ask *asker) error {
 	p := c.plan
-	if err := p.CheckTrust(len(c.servercert) > 0, c.cafile != ""); err != nil {
+	if err := planFlags(p, c); err != nil {
 		return err
 	}
-	if err := c.certify(ctx, a, cfg, ask); err != nil {
+	_, problems, err := a.planConfig(p, &c.documents, c, cfg)
+	for _, problem := range problems {
+		a.reporter().warn("certificates: %s", oneLine(problem.Error()))
+	}
+	if err != nil {
 		return err
 	}
-	cfg.TLS = p.TLS.Config(cfg.TLS)
-	cfg.NoDTLS = cfg.NoDTLS || p.NoDTLS
-	if p.Profile == nil {
-		return nil
+	if c.certificate == "" {
+		cfg.TLS.GetClientCertificate = c.identify(ctx, a, ask)
 	}
-	if !p.Reconnect.Automatic {
+	if p.Profile != nil && !p.Reconnect.Automatic {
 		// The first moment without a connection is the end of the tunnel.
 		cfg.ReconnectTimeout = time.Millisecond
 	}
-	c.upstream.sources = upstream.Sources{
-		Mode: upstream.Mode(p.Proxy.Choice), Public: p.Proxy.Public, NoLocal: !p.Proxy.AllowLocal,
-		Locked: locked(p, "ProxySettings"), PublicLocked: locked(p, "ProxySettings/PublicProxyServerAddress"),
-	}
 	return nil
-}
-
-// locked reports whether the profile sets something that the user may not choose otherwise.
-func locked(p *plan.Plan, path string) bool {
-	v, ok := p.Effective.Get(path)
-	return ok && v.Origin != profile.FromDefault && !v.UserControllable
 }
 
 // killSwitch returns the one that Always-On of the plan demands, nil if it demands none.
@@ -282,4 +275,20 @@ func nonEmpty(all ...string) (some []string) {
 		}
 	}
 	return some
+}
+
+// explainer returns what says of a flow what becomes of it on this machine, and why.
+func explainer(p *plan.Plan, sys *system.System, rules *filter.Config, file string, auto *automat) (func(context.Context, decision.Query) decision.Verdict, error) {
+	var compiled *filter.Rules
+	if rules != nil {
+		var err error
+		if compiled, err = filter.Compile(*rules); err != nil {
+			return nil, err
+		}
+	}
+	return func(_ context.Context, q decision.Query) decision.Verdict {
+		in := machineInputs(p, sys, compiled, file)
+		in.Network = auto.decided()
+		return decision.Judge(in, q)
+	}, nil
 }

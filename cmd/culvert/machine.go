@@ -84,6 +84,9 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	}
 	g := newAgent(sys, server)
 	g.plan, g.auto = c.plan, auto
+	if g.explain, err = explainer(c.plan, sys, scfg.Filter, m.filterFile, auto); err != nil {
+		return errors.Join(err, sys.Close())
+	}
 	stop, err := a.serveAgent(m.whereFlags, g)
 	if err != nil {
 		return errors.Join(err, sys.Close())

@@ -70,6 +70,9 @@ func TestProfileMachine(t *testing.T) {
 	if got := m.culvert("status"); !strings.Contains(got.out, "Show Pre-connect Message: on") || !strings.Contains(got.out, "Local LAN Access: off = false") {
 		t.Errorf("%+v", got)
 	}
+	if got := m.culvert("policy", "explain", ocserv.Inside.String()); got.code != exitOK || !strings.Contains(got.out, "tunnel") {
+		t.Errorf("explain: %+v", got)
+	}
 	terminated(t, m, p)
 
 	got := m.culvertWith("pass\n", m.named(file, "--local-lan")...)
