@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"net"
+	"net/http"
 	"net/url"
 	"strings"
 	"syscall"
@@ -174,4 +175,77 @@ func TestTrustedNetwork(t *testing.T) {
 	})
 	m.seen(somebody, plainly)
 	terminated(t, m, p)
+}
+
+// TestAlwaysOnPolicy comes to a hotel: the kill switch of the profile holds, but for what it takes to satisfy the captive portal.
+func TestAlwaysOnPolicy(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, taste{lines: wholeLines})
+	const home, office = "search home.example\nnameserver " + resolver + "\n", "search office.example\nnameserver " + resolver + "\n"
+	m.write("/etc/resolv.conf", home)
+	file := m.profileOf(`<AutomaticVPNPolicy>true
+  <TrustedDNSDomains>office.example</TrustedDNSDomains>
+  <TrustedNetworkPolicy>Disconnect</TrustedNetworkPolicy>
+  <UntrustedNetworkPolicy>Connect</UntrustedNetworkPolicy>
+  <AlwaysOn>true
+    <ConnectFailurePolicy>Closed
+      <AllowCaptivePortalRemediation>true<CaptivePortalRemediationTimeout>2</CaptivePortalRemediationTimeout></AllowCaptivePortalRemediation>
+    </ConnectFailurePolicy>
+    <AllowVPNDisconnect>false</AllowVPNDisconnect>
+  </AlwaysOn>
+</AutomaticVPNPolicy>`)
+
+	// Web pages are answered by the portal, and nothing goes further, until somebody logs in.
+	portal, err := m.router.Listen("tcp", "0.0.0.0:8080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/login" {
+			m.router.Run("nft", "delete", "table", "ip", "hotel")
+			return
+		}
+		http.Redirect(w, r, "http://10.98.0.1/page", http.StatusFound)
+	})}
+	go srv.Serve(portal)
+	t.Cleanup(func() { srv.Close() })
+	m.router.Run("nft", "add table ip hotel; add chain ip hotel in { type nat hook prerouting priority -100; }; "+
+		"add rule ip hotel in tcp dport 80 redirect to :8080; add chain ip hotel through { type filter hook forward priority 0; }; add rule ip hotel through reject")
+
+	p := m.govern(m.named(file)...)
+	var told int
+	p.wait(&told, "the captive portal", func(e event) bool { return e.Kind == "portal" && strings.Contains(e.Message, "10.98.0.1/page") })
+	m.eventually(5*time.Second, "the window for the portal", func() bool {
+		n := m.report().Network
+		return n != nil && n.Portal == "portal" && !n.PortalUntil.IsZero()
+	})
+	since := time.Now()
+	m.try("curl", "-sS", "-m", "1", "http://"+somebody+":8081/")
+	if found := m.out.strangers(since); found["tcp "+somebody+" 8081"] > 0 {
+		t.Errorf("in the window this leaves the machine: %v", found)
+	}
+	// The answer may get lost with the translation of its addresses.
+	m.try("curl", "-sS", "-m", "1", "http://"+somebody+"/login")
+	if rules := m.router.Run("nft", "list", "tables"); strings.Contains(rules, "hotel") {
+		t.Fatal("nobody could log in at the portal")
+	}
+	p.within(25*time.Second, &told, "the machine uses the tunnel", func(e event) bool { return e.Event == "system" && e.State == "connected" })
+	m.seen(ocserv.Inside.String(), tunnelled)
+
+	if got := m.culvert("disconnect"); got.code == exitOK || !strings.Contains(got.stderr, "AllowVPNDisconnect") {
+		t.Errorf("disconnect: %+v", got)
+	}
+	m.write("/etc/resolv.conf", office)
+	p.wait(&told, "the end of the tunnel", func(e event) bool {
+		return e.Event == "tunnel" && e.State == "closed" && e.Message == "trusted network"
+	})
+	m.eventually(5*time.Second, "the trusted network is open", func() bool { return strings.HasPrefix(m.from(somebody), plainly) })
+	if r := m.report(); r.Network == nil || r.Network.AlwaysOn != "trusted" || r.KillSwitch.Mode != "lifted" {
+		t.Errorf("%+v %+v", r.Network, r.KillSwitch)
+	}
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	if code := p.exit(); code != exitOK {
+		t.Errorf("exit status %d", code)
+	}
+	m.seen(somebody, plainly)
 }
