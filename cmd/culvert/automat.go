@@ -245,7 +245,9 @@ func (m *automat) watch(ctx context.Context, last []trusted.Link) {
 func (m *automat) Connect(ctx context.Context, a network.Attempt) (network.Up, error) {
 	u := m.usage
 	if err := u.keeper.admit(ctx); err != nil {
-		offer(u.over, err)
+		if ctx.Err() == nil {
+			offer(u.over, err)
+		}
 		return network.Up{}, &network.Failure{Reason: network.LogonRules, Err: err}
 	}
 	t, end := u.dialServer(ctx, a.Server, a.Host)

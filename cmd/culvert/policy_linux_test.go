@@ -240,9 +240,10 @@ func TestAlwaysOnPolicy(t *testing.T) {
 		return e.Event == "tunnel" && e.State == "closed" && e.Message == "trusted network"
 	})
 	m.eventually(5*time.Second, "the trusted network is open", func() bool { return strings.HasPrefix(m.from(somebody), plainly) })
-	if r := m.report(); r.Network == nil || r.Network.AlwaysOn != "trusted" || r.KillSwitch.Mode != "lifted" {
-		t.Errorf("%+v %+v", r.Network, r.KillSwitch)
-	}
+	m.eventually(5*time.Second, "the status says so", func() bool {
+		r := m.report()
+		return r.Network != nil && r.Network.AlwaysOn == "trusted" && r.KillSwitch.Mode == "lifted"
+	})
 	p.cmd.Process.Signal(syscall.SIGTERM)
 	if code := p.exit(); code != exitOK {
 		t.Errorf("exit status %d", code)
