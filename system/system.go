@@ -53,6 +53,7 @@ type System struct {
 	closed        bool
 	since         time.Time // when a tunnel came or went
 	lifted        bool      // the kill switch was, until the next tunnel
+	waived        bool      // by policy, so that it stays so
 	searching     bool      // the tunnel looks for its gateway elsewhere
 	portal        time.Time // when the window closes
 	portalServers []netip.AddrPort
@@ -142,7 +143,7 @@ func (s *System) Close() error {
 	t := s.tunnel
 	k := s.cfg.KillSwitch
 	keep := k != nil && k.Locked && !k.Open
-	s.lifted = !keep
+	s.lifted = !keep || s.waived
 	s.mu.Unlock()
 	var errs []error
 	if t != nil {

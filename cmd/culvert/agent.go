@@ -12,12 +12,15 @@ import (
 
 	"culvert.example/vpn"
 	"culvert.example/vpn/flow/health"
+	"culvert.example/vpn/policy/decision"
+	"culvert.example/vpn/policy/plan"
 	"culvert.example/vpn/system"
 )
 
 // The control protocol of a client that a whole machine uses has
 //
 //	GET  /v1/status                  a machineReport
+//	GET  /v1/explain                 a decision.Verdict; see explainPath
 //	POST /v1/disconnect              ends it; the answer comes when the machine is as before
 //	POST /v1/data-path/confirm       whether packets take {"path": "flow" or "packet"}, or without that the path that is wanted
 //	POST /v1/data-path/revert        goes back to the flow path
@@ -43,6 +46,11 @@ type agent struct {
 	// leave gets a disconnection that somebody asks for. Whoever takes it closes it when all is undone.
 	leave chan *departure
 
+	plan *plan.Plan // what the documents say, nil without any
+	// explain says what becomes of a flow, nil if nobody can.
+	explain func(context.Context, decision.Query) decision.Verdict
+	auto    *automat // what decides by the network, nil if nothing does
+
 	mu     sync.Mutex
 	status func() vpn.Status // of the tunnel, nil while there is none
 	err    error             // why there is none
@@ -65,10 +73,17 @@ func (g *agent) tunnel(status func() vpn.Status, err error) {
 	g.status, g.err = status, err
 }
 
+// dials says which gateway is dialled.
+func (g *agent) dials(server string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.server = server
+}
+
 // report tells how everything is.
 func (g *agent) report() machineReport {
 	g.mu.Lock()
-	status, err := g.status, g.err
+	status, err, server := g.status, g.err, g.server
 	g.mu.Unlock()
 	var tunnel *vpn.Status
 	if status != nil {
@@ -77,8 +92,10 @@ func (g *agent) report() machineReport {
 	}
 	r := reportOf(tunnel, g.sys.Status())
 	r.PID, r.Started = os.Getpid(), g.started
+	r.govern(g.plan)
+	r.Network = g.auto.status()
 	if r.Server == "" {
-		r.Server = g.server
+		r.Server = server
 	}
 	if r.LastError == "" && err != nil {
 		r.LastError = oneLine(plainText(err))
@@ -90,7 +107,14 @@ func (g *agent) report() machineReport {
 func (g *agent) handler(ctx context.Context) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, g.report()) })
+	if g.explain != nil {
+		mux.Handle("GET "+explainPath, explainHandler(g.explain))
+	}
 	mux.HandleFunc("POST /v1/disconnect", func(w http.ResponseWriter, r *http.Request) {
+		if err := g.auto.mayLeave(r.Context()); err != nil {
+			refuse(w, err)
+			return
+		}
 		d := &departure{done: make(chan struct{})}
 		select {
 		case g.leave <- d:

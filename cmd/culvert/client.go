@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"culvert.example/vpn"
+	"culvert.example/vpn/policy/plan"
 	"culvert.example/vpn/transport"
 	"culvert.example/vpn/transport/login"
 	"culvert.example/vpn/transport/login/terminal"
@@ -58,6 +59,12 @@ type clientFlags struct {
 	localHostname string
 
 	upstream upstreamFlags
+
+	documents documentFlags
+	// plan is what the documents say of the connection, nil if there are none; see govern. Base is the configuration before the way
+	// to a gateway is chosen.
+	plan *plan.Plan
+	base *vpn.Config
 
 	pidFile string
 	argv    *pflag.FlagSet
@@ -130,13 +137,29 @@ func gatewayArg(_ *cobra.Command, args []string) error {
 
 // target returns the URL of the gateway.
 func (c *clientFlags) target(args []string) (string, error) {
-	server := c.server
-	if len(args) == 1 {
-		server = args[0]
+	server := c.typed(args)
+	if c.plan != nil && c.plan.Listed {
+		var err error
+		if server, err = listedURL(c.plan, c.plan.Servers[0], ""); err != nil {
+			return "", err
+		}
 	}
 	if server == "" {
 		return "", usagef("GATEWAY is missing: give HOST[:PORT][/GROUP] or a URL")
 	}
+	return c.locate(server)
+}
+
+// typed returns the gateway as it was named, or "".
+func (c *clientFlags) typed(args []string) string {
+	if len(args) == 1 {
+		return args[0]
+	}
+	return c.server
+}
+
+// locate returns the URL of a gateway that somebody has named, and makes it the one whose proxy is chosen.
+func (c *clientFlags) locate(server string) (string, error) {
 	if !strings.Contains(server, "://") {
 		server = "https://" + server
 	}
@@ -216,10 +239,25 @@ func (c *clientFlags) vpnConfig(ctx context.Context, a *app) (*vpn.Config, *aske
 	if cfg.TLS, err = c.tls(ctx, ask); err != nil {
 		return nil, nil, err
 	}
-	if err := c.upstream.apply(a, c.argv, cfg); err != nil {
+	if c.plan != nil {
+		if err := c.obey(ctx, a, cfg, ask); err != nil {
+			return nil, nil, err
+		}
+	}
+	c.base = cfg
+	if cfg, err = c.reach(a); err != nil {
 		return nil, nil, err
 	}
 	return cfg, ask, nil
+}
+
+// reach returns the configuration for the gateway that was located last.
+func (c *clientFlags) reach(a *app) (*vpn.Config, error) {
+	cfg := *c.base
+	if err := c.upstream.apply(a, c.argv, &cfg); err != nil {
+		return nil, err
+	}
+	return &cfg, nil
 }
 
 func contains(list []string, s string) bool {

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"culvert.example/vpn"
+	"culvert.example/vpn/split"
 	"culvert.example/vpn/transport/trust"
 )
 
@@ -33,6 +34,9 @@ With one of these it only logs in, without root, and prints what it takes to ope
 
 That session lives until a tunnel uses and ends it, or until the gateway forgets it. For traffic without root see "culvert proxy".
 
+GATEWAY may be the name of an entry of a VPN profile, --profile or one in the usual places. Its address, group, backup servers and
+settings count then. The local policy counts whenever there is one. See "culvert policy explain" and "culvert profile effective".
+
 ` + exitHelp,
 		Example: `  sudo culvert connect -u alice vpn.example.com
   sudo culvert connect --include 10.20.0.0/16 --include corp.example --exclude 10.20.99.0/24 vpn.example.com
@@ -45,6 +49,7 @@ That session lives until a tunnel uses and ends it, or until the gateway forgets
 	c := a.addClientFlags(cmd)
 	m := addMachineFlags(cmd)
 	f := cmd.Flags()
+	c.documents.add(f)
 	f.BoolVar(&authenticate, "authenticate", false, "log in and print COOKIE, HOST, CONNECT_URL, FINGERPRINT and RESOLVE")
 	f.BoolVar(&cookieOnly, "cookieonly", false, "log in and print the cookie")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -69,8 +74,15 @@ That session lives until a tunnel uses and ends it, or until the gateway forgets
 }
 
 func (a *app) runConnect(ctx context.Context, c *clientFlags, args []string, cookieOnly bool) error {
+	if err := c.govern(a, args, false); err != nil {
+		return err
+	}
 	server, err := c.target(args)
 	if err != nil {
+		return err
+	}
+	c.remind(a)
+	if err := newDoorkeeper(c.plan, split.Rules{}, nil).admit(ctx); err != nil {
 		return err
 	}
 	cfg, _, err := c.vpnConfig(ctx, a)

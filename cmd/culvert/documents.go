@@ -41,6 +41,7 @@ func (a *app) documents(f *documentFlags, host string) (*plan.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	host = listedName(docs.Profiles, host)
 	message, err := a.preConnectText(f)
 	if err != nil {
 		return nil, err

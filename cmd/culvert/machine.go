@@ -29,6 +29,9 @@ func (e ending) wanted() bool { return e.err == nil }
 
 // runMachine connects, and has this machine use the tunnel until somebody wants an end of it or the tunnel fails.
 func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, args []string) error {
+	if err := c.govern(a, args, true); err != nil {
+		return err
+	}
 	server, err := c.target(args)
 	if err != nil {
 		return err
@@ -37,20 +40,36 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	if err != nil {
 		return err
 	}
+	if err := m.obey(a, c.plan, &scfg); err != nil {
+		return err
+	}
 	if m.background {
 		if parent, err := a.forkBackground(ctx); parent {
 			return err
 		}
 	}
-	cfg, ask, err := c.vpnConfig(ctx, a)
+	c.remind(a)
+	_, ask, err := c.vpnConfig(ctx, a)
 	if err != nil {
 		return err
 	}
 	r := a.reporter()
+	over := make(chan error, 1)
+	auto := newAutomat(c, ask)
 	scfg.OnEvent = func(e system.Event) {
+		if auto != nil {
+			auto.event(e)
+		} else if e.Kind == system.EventAsleep && c.plan != nil && c.plan.Profile != nil && c.plan.Reconnect.Automatic && !c.plan.Reconnect.AfterResume {
+			offer(over, asleep(c.plan))
+		}
 		if e.Kind != system.EventNetwork || a.json || a.verbose > 0 {
 			tellMachine(r, e)
 		}
+	}
+	// Nothing of the machine is changed for somebody who may not connect.
+	keeper := newDoorkeeper(c.plan, scfg.User, scfg.Logger)
+	if err := keeper.admit(ctx); err != nil {
+		return err
 	}
 	sys, err := system.Open(ctx, scfg)
 	if errors.Is(err, system.ErrConfig) {
@@ -59,8 +78,15 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	if err != nil {
 		return err
 	}
-	cfg.System = sys
+	c.base.System, c.upstream.dial = sys, sys.DialContext
+	if keeper != nil {
+		c.base.System = guarded{sys, keeper}
+	}
 	g := newAgent(sys, server)
+	g.plan, g.auto = c.plan, auto
+	if g.explain, err = explainer(c.plan, sys, scfg.Filter, m.filterFile, auto); err != nil {
+		return errors.Join(err, sys.Close())
+	}
 	stop, err := a.serveAgent(m.whereFlags, g)
 	if err != nil {
 		return errors.Join(err, sys.Close())
@@ -71,10 +97,12 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	}
 	u := &usage{
 		app: a, sys: sys, agent: g, flags: c, hangup: hangupSignal(ctx), where: m.whereFlags, scripted: scfg.Configurator != nil,
-		removePID: func() {}, stop: stop,
+		removePID: func() {}, stop: stop, over: over, keeper: keeper,
 	}
-	end := u.run(ctx, server, cfg, ask, m.alwaysOn != "")
-	return u.leave(end, m.alwaysOn == "closed")
+	if auto == nil {
+		return u.leave(u.run(ctx, server, ask, m.alwaysOn != ""), m.alwaysOn == "closed")
+	}
+	return u.leave(auto.run(ctx, u), m.alwaysOn == "closed" || auto.closed())
 }
 
 // A usage is the use of tunnels by this machine, one after the other.
@@ -87,6 +115,10 @@ type usage struct {
 	up     bool            // it was up once
 	tunnel *vpn.Tunnel     // the last one, nil if it is closed
 
+	// over gets why the documents end the tunnel.
+	over   chan error
+	keeper *doorkeeper
+
 	where     *whereFlags
 	scripted  bool // a script configures the machine
 	removePID func()
@@ -94,12 +126,11 @@ type usage struct {
 }
 
 // run has the machine use tunnels. With again, it makes another one when one ends without anybody wanting that.
-func (u *usage) run(ctx context.Context, server string, cfg *vpn.Config, ask *asker, again bool) ending {
+func (u *usage) run(ctx context.Context, server string, ask *asker, again bool) ending {
 	r := u.app.reporter()
 	pause := firstRetry
 	for {
-		r.say(event{Event: "tunnel", State: "connecting", Gateway: server}, "to %s", oneLine(server))
-		t, end := u.dial(ctx, server, cfg)
+		t, end := u.dialAny(ctx, server)
 		if t != nil {
 			pause = firstRetry
 			end = u.use(ctx, t, ask)
@@ -177,27 +208,10 @@ func (u *usage) dial(ctx context.Context, server string, cfg *vpn.Config) (*vpn.
 
 // use has the machine use an open tunnel until somebody wants an end, or it ends by itself.
 func (u *usage) use(ctx context.Context, t *vpn.Tunnel, ask *asker) ending {
-	r := u.app.reporter()
-	ask.leaveAlone()
-	u.agent.tunnel(t.Status, nil)
-	u.tunnel = t
-	if banner := oneLine(t.Status().Banner); banner != "" {
-		r.say(event{Event: "message", Message: banner}, "the gateway says: %s", banner)
-	}
-	watching, unwatch := context.WithCancel(context.Background())
-	defer unwatch()
-	states := tell(r, t)
-	defer states.stop(t)
-	go watchSignals(watching, r, t)
-	sayMachine(r, u.sys.Status())
-	if !u.up {
-		u.up = true
-		remove, err := writePID(u.flags.pidFile)
-		if err != nil {
-			return ending{err: err}
-		}
-		u.removePID = remove
-		u.app.inBackground()
+	end, err := u.begin(t, ask)
+	defer end()
+	if err != nil {
+		return ending{err: err}
 	}
 	select {
 	case <-ctx.Done():
@@ -206,11 +220,49 @@ func (u *usage) use(ctx context.Context, t *vpn.Tunnel, ask *asker) ending {
 		return ending{departure: d}
 	case <-u.hangup:
 		return ending{keep: true}
+	case err := <-u.over:
+		return ending{err: err}
 	case <-t.Done():
 		u.tunnel = nil
 		t.Close()
 		return ending{err: t.Err()}
 	}
+}
+
+// begin begins the use of an open tunnel. The function that it returns ends what goes on beside it, and does not close it.
+func (u *usage) begin(t *vpn.Tunnel, ask *asker) (end func(), err error) {
+	r := u.app.reporter()
+	ask.leaveAlone()
+	u.agent.tunnel(t.Status, nil)
+	u.tunnel = t
+	if banner := oneLine(t.Status().Banner); banner != "" {
+		r.say(event{Event: "message", Message: banner}, "the gateway says: %s", banner)
+	}
+	watching, unwatch := context.WithCancel(context.Background())
+	states := tell(r, t)
+	go watchSignals(watching, r, t)
+	guarding := make(chan struct{})
+	go func() {
+		defer close(guarding)
+		u.keeper.watch(watching, u.over)
+	}()
+	end = func() {
+		unwatch()
+		<-guarding
+		states.stop(t)
+	}
+	sayMachine(r, u.sys.Status())
+	if !u.up {
+		u.up = true
+		remove, err := writePID(u.flags.pidFile)
+		if err != nil {
+			return end, err
+		}
+		u.removePID = remove
+		u.flags.remember(u.app)
+		u.app.inBackground()
+	}
+	return end, nil
 }
 
 // leave undoes what was changed, unless a tunnel has failed that nothing is to leave the machine without.

@@ -10,6 +10,7 @@ import (
 
 	"culvert.example/vpn"
 	"culvert.example/vpn/flow/health"
+	"culvert.example/vpn/policy/plan"
 	"culvert.example/vpn/system"
 )
 
@@ -46,6 +47,13 @@ type machineReport struct {
 	Resolver   *system.ResolverStatus `json:"resolver,omitempty"`
 	KillSwitch *system.FirewallStatus `json:"kill_switch,omitempty"`
 	DataPath   *dataPathReport        `json:"data_path,omitempty"`
+
+	// Profile and LocalPolicy name the documents in force, and Features are the eighteen that need a profile.
+	Profile     string         `json:"profile,omitempty"`
+	LocalPolicy string         `json:"local_policy,omitempty"`
+	Features    []plan.Feature `json:"features,omitempty"`
+	// Network is what the profile makes of the network that the machine is in, if it says anything about that.
+	Network *networkReport `json:"network,omitempty"`
 
 	LastError string         `json:"last_error,omitempty"`
 	Events    []system.Event `json:"events,omitempty"`
@@ -202,6 +210,7 @@ func (r *machineReport) print(p *page, now time.Time) error {
 	if !r.Expires.IsZero() {
 		p.line("Ends", "%s, by the word of the gateway", r.Expires.Local().Format("Jan 2 15:04"))
 	}
+	p.documents(r)
 	p.line("Last error", "%s", r.LastError)
 	if r.PID != 0 {
 		p.line("Process", "%d%s, journal %s", r.PID, since(r.Started, now), r.Journal)

@@ -24,6 +24,10 @@ type upstreamFlags struct {
 	sources upstream.Sources
 	// dialer is the one in use, or nil. Its Dial may be set before the tunnel is opened, such as to mark the socket.
 	dialer *upstream.Dialer
+	// dial reaches the proxy, such as past the tunnel. Nil means vpn.Config.Dial.
+	dial vpn.DialFunc
+	// warned says that the warning about the password was given.
+	warned bool
 }
 
 // add adds the flags to a command.
@@ -46,6 +50,7 @@ func (u *upstreamFlags) apply(a *app, argv *pflag.FlagSet, cfg *vpn.Config) erro
 	if err != nil {
 		return usagef("--proxy-auth: %w", err)
 	}
+	u.dialer = nil
 	s := u.sources
 	s.Explicit, s.None, s.Getenv = u.proxy, u.noProxy, a.getenv
 	if s.Explicit != "" && s.None {
@@ -66,7 +71,8 @@ func (u *upstreamFlags) apply(a *app, argv *pflag.FlagSet, cfg *vpn.Config) erro
 		return nil
 	}
 	p := *choice.Proxy
-	if p.Password != "" && u.proxy != "" && !a.fromFile("proxy") {
+	if p.Password != "" && u.proxy != "" && !a.fromFile("proxy") && !u.warned {
+		u.warned = true
 		a.reporter().warn("other users of this machine can read the password of the proxy from the command line; use --proxy-password-file")
 	}
 	if u.file != "" {
@@ -83,6 +89,9 @@ func (u *upstreamFlags) apply(a *app, argv *pflag.FlagSet, cfg *vpn.Config) erro
 		cfg.Logger.Info("the gateway is reached through a proxy, so by TLS only", "proxy", p.String(), "reason", choice.Reason)
 	}
 	u.dialer = &upstream.Dialer{Proxy: p, TLS: cfg.TLS, Methods: methods, NoLocal: s.NoLocal, UserAgent: cfg.UserAgent, Logger: cfg.Logger, Dial: cfg.Dial}
+	if u.dial != nil {
+		u.dialer.Dial = u.dial
+	}
 	cfg.Dial = u.dialer.DialContext
 	return nil
 }

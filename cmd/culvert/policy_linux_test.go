@@ -1,0 +1,252 @@
+package main
+
+import (
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"culvert.example/vpn/internal/logind"
+	"culvert.example/vpn/internal/ocserv"
+)
+
+// profileOf returns a profile with settings, whose one entry has a gateway that is dead and another one behind it.
+func (m *machine) profileOf(settings string) string {
+	m.t.Helper()
+	at, err := url.Parse(m.server.URL)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	dead := net.JoinHostPort(at.Hostname(), "9")
+	const file = "/etc/profile.xml"
+	m.write(file, `<?xml version="1.0" encoding="UTF-8"?>
+<AnyConnectProfile xmlns="http://schemas.xmlsoap.org/encoding/">
+  <ClientInitialization>
+    <LinuxVPNEstablishment>AllowRemoteUsers</LinuxVPNEstablishment>
+`+settings+`
+  </ClientInitialization>
+  <ServerList>
+    <HostEntry>
+      <HostName>Head office</HostName>
+      <HostAddress>`+dead+`</HostAddress>
+      <BackupServerList><HostAddress>`+at.Host+`</HostAddress></BackupServerList>
+    </HostEntry>
+  </ServerList>
+</AnyConnectProfile>
+`)
+	return file
+}
+
+// named is the command line that connects to the entry of a profile.
+func (m *machine) named(file string, args ...string) []string {
+	return append([]string{"connect", "--user", "alice", "--passwd-on-stdin", "--non-inter", "--servercert", m.server.Pin, "--profile", file, "Head office"}, args...)
+}
+
+// govern starts the command with preferences of its own, which the documents are combined with.
+func (m *machine) govern(args ...string) *process {
+	m.t.Helper()
+	return m.startIn([]string{"env", "HOME=/run/home", "XDG_CONFIG_HOME=/run/home/.config"}, "pass\n", args...)
+}
+
+func TestProfileMachine(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, taste{lines: splitLines})
+	file := m.profileOf("<LocalLanAccess UserControllable=\"false\">false</LocalLanAccess>\n<ShowPreConnectMessage>true</ShowPreConnectMessage>")
+
+	p := m.govern(m.named(file)...)
+	var told int
+	p.wait(&told, "the message before connecting", func(e event) bool { return e.Event == "message" && strings.Contains(e.Message, "reminded") })
+	p.wait(&told, "the first gateway", func(e event) bool { return e.State == "connecting" && strings.HasSuffix(e.Gateway, ":9") })
+	p.wait(&told, "the second gateway", func(e event) bool { return e.State == "connecting" && e.Gateway == m.server.URL })
+	p.wait(&told, "the machine uses the tunnel", func(e event) bool { return e.Event == "system" && e.State == "connected" })
+	m.seen(ocserv.Inside.String(), tunnelled)
+	var r machineReport
+	if got := m.culvert("status", "--json"); json.Unmarshal([]byte(got.out), &r) != nil || len(r.Features) != 18 || !strings.HasSuffix(r.Profile, "profile.xml") {
+		t.Errorf("%+v", got)
+	}
+	if got := m.culvert("status"); !strings.Contains(got.out, "Show Pre-connect Message: on") || !strings.Contains(got.out, "Local LAN Access: off = false") {
+		t.Errorf("%+v", got)
+	}
+	if got := m.culvert("policy", "explain", ocserv.Inside.String()); got.code != exitOK || !strings.Contains(got.out, "tunnel") {
+		t.Errorf("explain: %+v", got)
+	}
+	terminated(t, m, p)
+
+	got := m.culvertWith("pass\n", m.named(file, "--local-lan")...)
+	if got.code != exitFailed || !strings.Contains(got.stderr, "LocalLanAccess") {
+		t.Errorf("with --local-lan: %+v", got)
+	}
+
+	const local = "/etc/AnyConnectLocalPolicy.xml"
+	policy := func(setting string) {
+		m.write(local, `<?xml version="1.0" encoding="UTF-8"?>
+<AnyConnectLocalPolicy xmlns="http://schemas.xmlsoap.org/encoding/" acversion="4.10.0">`+setting+`</AnyConnectLocalPolicy>`)
+	}
+	for setting, name := range map[string]string{
+		"<RestrictTunnelProtocols>TLS</RestrictTunnelProtocols>":      "RestrictTunnelProtocols",
+		"<StrictCertificateTrust>true</StrictCertificateTrust>":       "StrictCertificateTrust",
+		"<RestrictTunnelProtocols>nonsense</RestrictTunnelProtocols>": "RestrictTunnelProtocols",
+	} {
+		policy(setting)
+		got := m.culvertWith("pass\n", m.named(file, "--local-policy", local)...)
+		if got.code == exitOK || !strings.Contains(got.stderr, name) {
+			t.Errorf("%s: %+v", setting, got)
+		}
+	}
+	policy("")
+	if err := syscall.Chmod(m.path(local), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.culvertWith("pass\n", m.named(file, "--local-policy", local)...); got.code != exitUsage || !strings.Contains(got.stderr, local) {
+		t.Errorf("a policy that everybody may write: %+v", got)
+	}
+	m.unchanged("after refusals")
+}
+
+// TestLogonRules refuses an SSH user by default, and ends a tunnel when a second user logs on, as the real systemd-logind says.
+func TestLogonRules(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, taste{lines: splitLines})
+	d := logind.Start(t)
+	m.run("ln", "-s", strings.TrimPrefix(d.Address, "unix:path="), "/run/dbus/system_bus_socket")
+	ssh := d.LogOn(logind.Logon{UID: 0, Leader: m.holder, Service: "sshd", Type: "tty", Remote: true, RemoteHost: "203.0.113.1"})
+	file := m.profileOf("<LinuxLogonEnforcement>SingleLogon</LinuxLogonEnforcement>")
+	p := m.govern(m.named(file)...)
+	var told int
+	p.wait(&told, "the machine uses the tunnel", func(e event) bool { return e.Event == "system" && e.State == "connected" })
+	d.LogOn(logind.Logon{UID: 65534, Service: "sshd", Remote: true, RemoteHost: "203.0.113.77"})
+	p.wait(&told, "the rule that ends it", func(e event) bool { return e.Event == "error" && strings.Contains(e.Error, "LinuxLogonEnforcement") })
+	if code := p.exit(); code != exitFailed {
+		t.Errorf("exit status %d", code)
+	}
+	m.unchanged("after a second logon")
+	got := m.culvertWith("pass\n", m.named(file)...)
+	if got.code != exitFailed || !strings.Contains(got.stderr, "SingleLogon") {
+		t.Errorf("with two logons: %+v", got)
+	}
+	ssh.LogOff()
+}
+
+// TestTrustedNetwork goes from a trusted network to another one and back.
+func TestTrustedNetwork(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, taste{lines: splitLines})
+	conf := func(domain string) {
+		m.write("/etc/resolv.conf", "search "+domain+"\nnameserver "+resolver+"\n")
+	}
+	conf("office.example")
+	m.before = m.picture()
+	file := m.profileOf(`<AutomaticVPNPolicy>true
+  <TrustedDNSDomains>*.nowhere.example,office.example</TrustedDNSDomains>
+  <TrustedNetworkPolicy>Disconnect</TrustedNetworkPolicy>
+  <UntrustedNetworkPolicy>Connect</UntrustedNetworkPolicy>
+</AutomaticVPNPolicy>`)
+	p := m.govern(m.named(file)...)
+	report := func() (r machineReport) {
+		got := m.culvert("status", "--json")
+		_ = json.Unmarshal([]byte(got.out), &r)
+		return r
+	}
+	m.eventually(5*time.Second, "the network is trusted", func() bool {
+		r := report()
+		return r.Network != nil && r.Network.Verdict == "trusted"
+	})
+	time.Sleep(300 * time.Millisecond)
+	if said := p.said(); strings.Contains(said, `"connecting"`) {
+		t.Errorf("in the trusted network it connects: %s", said)
+	}
+	m.seen(somebody, plainly)
+
+	conf("home.example")
+	var told int
+	p.wait(&told, "the machine uses the tunnel", func(e event) bool { return e.Event == "system" && e.State == "connected" })
+	m.seen(ocserv.Inside.String(), tunnelled)
+	if r := report(); r.Network.Verdict != "untrusted" || r.Network.Tunnel != "connected" || !strings.HasSuffix(m.server.URL, r.Network.Server) {
+		t.Errorf("%+v", r.Network)
+	}
+
+	conf("office.example")
+	p.wait(&told, "the end of the tunnel", func(e event) bool {
+		return e.Event == "tunnel" && e.State == "closed" && e.Message == "trusted network"
+	})
+	m.seen(somebody, plainly)
+	terminated(t, m, p)
+}
+
+// TestAlwaysOnPolicy comes to a hotel: the kill switch of the profile holds, but for what it takes to satisfy the captive portal.
+func TestAlwaysOnPolicy(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, taste{lines: wholeLines})
+	const home, office = "search home.example\nnameserver " + resolver + "\n", "search office.example\nnameserver " + resolver + "\n"
+	m.write("/etc/resolv.conf", home)
+	file := m.profileOf(`<AutomaticVPNPolicy>true
+  <TrustedDNSDomains>office.example</TrustedDNSDomains>
+  <TrustedNetworkPolicy>Disconnect</TrustedNetworkPolicy>
+  <UntrustedNetworkPolicy>Connect</UntrustedNetworkPolicy>
+  <AlwaysOn>true
+    <ConnectFailurePolicy>Closed
+      <AllowCaptivePortalRemediation>true<CaptivePortalRemediationTimeout>2</CaptivePortalRemediationTimeout></AllowCaptivePortalRemediation>
+    </ConnectFailurePolicy>
+    <AllowVPNDisconnect>false</AllowVPNDisconnect>
+  </AlwaysOn>
+</AutomaticVPNPolicy>`)
+
+	// Web pages are answered by the portal, and nothing goes further, until somebody logs in.
+	portal, err := m.router.Listen("tcp", "0.0.0.0:8080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/login" {
+			m.router.Run("nft", "delete", "table", "ip", "hotel")
+			return
+		}
+		http.Redirect(w, r, "http://10.98.0.1/page", http.StatusFound)
+	})}
+	go srv.Serve(portal)
+	t.Cleanup(func() { srv.Close() })
+	m.router.Run("nft", "add table ip hotel; add chain ip hotel in { type nat hook prerouting priority -100; }; "+
+		"add rule ip hotel in tcp dport 80 redirect to :8080; add chain ip hotel through { type filter hook forward priority 0; }; add rule ip hotel through reject")
+
+	p := m.govern(m.named(file)...)
+	var told int
+	p.wait(&told, "the captive portal", func(e event) bool { return e.Kind == "portal" && strings.Contains(e.Message, "10.98.0.1/page") })
+	m.eventually(5*time.Second, "the window for the portal", func() bool {
+		n := m.report().Network
+		return n != nil && n.Portal == "portal" && !n.PortalUntil.IsZero()
+	})
+	since := time.Now()
+	m.try("curl", "-sS", "-m", "1", "http://"+somebody+":8081/")
+	if found := m.out.strangers(since); found["tcp "+somebody+" 8081"] > 0 {
+		t.Errorf("in the window this leaves the machine: %v", found)
+	}
+	// The answer may get lost with the translation of its addresses.
+	m.try("curl", "-sS", "-m", "1", "http://"+somebody+"/login")
+	if rules := m.router.Run("nft", "list", "tables"); strings.Contains(rules, "hotel") {
+		t.Fatal("nobody could log in at the portal")
+	}
+	p.within(25*time.Second, &told, "the machine uses the tunnel", func(e event) bool { return e.Event == "system" && e.State == "connected" })
+	m.seen(ocserv.Inside.String(), tunnelled)
+
+	if got := m.culvert("disconnect"); got.code == exitOK || !strings.Contains(got.stderr, "AllowVPNDisconnect") {
+		t.Errorf("disconnect: %+v", got)
+	}
+	m.write("/etc/resolv.conf", office)
+	p.wait(&told, "the end of the tunnel", func(e event) bool {
+		return e.Event == "tunnel" && e.State == "closed" && e.Message == "trusted network"
+	})
+	m.eventually(5*time.Second, "the trusted network is open", func() bool { return strings.HasPrefix(m.from(somebody), plainly) })
+	m.eventually(5*time.Second, "the status says so", func() bool {
+		r := m.report()
+		return r.Network != nil && r.Network.AlwaysOn == "trusted" && r.KillSwitch.Mode == "lifted"
+	})
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	if code := p.exit(); code != exitOK {
+		t.Errorf("exit status %d", code)
+	}
+	m.seen(somebody, plainly)
+}
