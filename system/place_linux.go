@@ -33,13 +33,32 @@ func here() (*place, error) {
 	if err != nil {
 		return nil, fmt.Errorf("system: the network namespace of this thread: %w", err)
 	}
-	p := &place{ns: ns}
-	p.home, err = sameFile(ns, "/proc/self/ns/net")
-	if err != nil {
+	return newPlace(ns, "")
+}
+
+// newPlace returns the place of a namespace, which it closes if it fails.
+func newPlace(ns *os.File, path string) (*place, error) {
+	p := &place{ns: ns, path: path}
+	var err error
+	if p.home, err = isHome(ns); err != nil {
 		ns.Close()
 		return nil, fmt.Errorf("system: the network namespace of this process: %w", err)
 	}
 	return p, nil
+}
+
+// isHome reports whether a namespace is the one of all threads that nobody has moved. That of /proc/self will not do: it is of the first
+// thread, which may be the one that the caller has moved.
+func isHome(ns *os.File) (home bool, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		home, err = sameFile(ns, "/proc/thread-self/ns/net")
+	}()
+	<-done
+	return home, err
 }
 
 func sameFile(f *os.File, path string) (bool, error) {
@@ -75,12 +94,7 @@ func named(name string) (*place, error) {
 		ns.Close()
 		return nil, invalid("Namespace: %s is not a network namespace", path)
 	}
-	p := &place{ns: ns, path: path}
-	if p.home, err = sameFile(ns, "/proc/self/ns/net"); err != nil {
-		ns.Close()
-		return nil, err
-	}
-	return p, nil
+	return newPlace(ns, path)
 }
 
 // is reports whether both are the same namespace.
