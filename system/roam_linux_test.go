@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"culvert.example/vpn"
+	"culvert.example/vpn/gateway"
 	"culvert.example/vpn/internal/leak"
 	"culvert.example/vpn/system"
+	"culvert.example/vpn/transport"
 )
 
 // A stream goes to an echo and back.
@@ -23,7 +25,7 @@ type stream struct {
 
 const (
 	streamRate = 2 << 20 // bytes a second
-	streamTime = 9 * time.Second
+	streamTime = 6 * time.Second
 )
 
 // echoStream sends a stream to an echo server, and checks what comes back.
@@ -152,6 +154,54 @@ func TestRoaming(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A route that another program adds by its router alone, which the kernel finds through the tunnel, does not make the tunnel lead
+// through itself: neither the connections that are there, nor new ones, nor those of others that belong outside.
+func TestRouteThroughItself(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var s *system.System
+	meddle := func() {
+		t.Helper()
+		for _, half := range []string{"0.0.0.0/1", "128.0.0.0/1"} {
+			w.client.IP("route", "add", half, "via", routerAddr.String())
+		}
+		if out := w.client.Run("ip", "route", "show", "128.0.0.0/1"); !strings.Contains(out, "dev culvert0") {
+			t.Fatalf("the kernel finds the router elsewhere: %s\n%+v", out, s.Status().Routes)
+		}
+	}
+	gw := w.serveGateway(func(c *gateway.Config) { c.Network.Routes = nil })
+	s = w.open(w.config())
+	tunnel := w.dialVPN(s, gw, gw.URL)
+	page := "http://" + gw.Web.String() + "/"
+	meddle()
+	for range 3 {
+		if _, err := w.get(page); err != nil {
+			t.Errorf("afterwards: %v", err)
+		}
+		time.Sleep(300 * time.Millisecond)
+	}
+	if st := tunnel.Status(); st.Reconnects != 0 || st.State != vpn.Connected || st.Path != "dtls" {
+		t.Errorf("status %+v", st)
+	}
+	c, err := s.DialContext(t.Context(), "tcp", gatewayAddr.String())
+	if err != nil {
+		t.Fatalf("a new connection: %v", err)
+	}
+	if local := c.LocalAddr().(*net.TCPAddr).IP.String(); local != clientAddr.String() {
+		t.Errorf("a new connection comes from %s", local)
+	}
+	c.Close()
+	tunnel.Close()
+	s.Close()
+
+	cfg := w.config()
+	cfg.DataPath = system.Flow
+	s = w.open(cfg)
+	w.attach(s, lease(func(l *transport.Lease) { l.Exclude = prefixes("203.0.113.0/24") }))
+	meddle()
+	w.expect(map[string]string{"203.0.113.80": "outside", "203.0.114.1": "inside"})
 }
 
 // A better uplink that leads nowhere is tried, and told of; the tunnel stays where it is.
