@@ -43,7 +43,11 @@ func (t *Tunnel) openDevice(lease *transport.Lease) error {
 
 // openSystem has the machine use the tunnel.
 func (t *Tunnel) openSystem(ctx context.Context, lease *transport.Lease) error {
-	device, err := t.cfg.System.Attach(ctx, SystemLink{Lease: lease, MTU: t.session.MTU(), NetworkChanged: t.NetworkChanged})
+	link := SystemLink{Lease: lease, MTU: t.session.MTU(), NetworkChanged: t.NetworkChanged}
+	if _, ok := t.session.(roamer); ok && t.cfg.Dial == nil && t.cfg.DialUDP == nil {
+		link.Roam = t.Roam
+	}
+	device, err := t.cfg.System.Attach(ctx, link)
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,9 @@ type SystemLink struct {
 	MTU   int
 	// NetworkChanged is to be called when the network of the machine has changed; see [Tunnel.NetworkChanged]. It does not wait.
 	NetworkChanged func()
+	// Roam moves the tunnel to another network, make before break, with dials that are bound to it; see [Tunnel.Roam]. It is nil if
+	// the tunnel cannot be moved by the System, such as because its connections are made by Config.Dial.
+	Roam func(ctx context.Context, dial, dialUDP DialFunc) error
 }
 
 // A SystemDevice carries packets between the machine and a tunnel.

@@ -308,6 +308,11 @@ func (t *Tunnel) NetworkChanged() {
 	}
 }
 
+// A roamer is a session that can move.
+type roamer interface {
+	Roam(ctx context.Context, dial, dialUDP anyconnect.DialFunc) error
+}
+
 // Roam moves the tunnel to another network, make before break: while packets go on by the old one, it connects to the gateway with
 // dial, then has the session and its packets move to the new connection, and gives up the old ones last. DTLS follows with dialUDP.
 // Both are bound to that network, such as by its interface or source address. As in a [Config], without dialUDP a dial means that there
@@ -318,9 +323,7 @@ func (t *Tunnel) NetworkChanged() {
 // stays where it is, Status.RoamError says why, and nothing else has changed. The error is an [*OpError]. It may be called at
 // any time, also while the tunnel reconnects, which it may bring to an end.
 func (t *Tunnel) Roam(ctx context.Context, dial, dialUDP DialFunc) error {
-	s, ok := t.session.(interface {
-		Roam(ctx context.Context, dial, dialUDP anyconnect.DialFunc) error
-	})
+	s, ok := t.session.(roamer)
 	err := errors.ErrUnsupported
 	if ok {
 		err = s.Roam(ctx, dial, dialUDP)

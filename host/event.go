@@ -160,8 +160,8 @@ func (n *Network) Watch(ctx context.Context, f func(Event)) error {
 
 // Watch is [Network.Watch] for a machine that is being changed. It leaves out what Apply itself does, says what other programs
 // break of it, makes that again if [Config.Heal] says so, and follows the networks that [Settings.Local] is about. A
-// program that breaks the same things over and over is not answered more than 10 times a minute. It takes the place of a
-// Watch of the Machine's Network.
+// program that breaks the same things over and over is not answered more than 10 times a minute. What was broken before it was called
+// is found at once. It takes the place of a Watch of the Machine's Network.
 func (m *Machine) Watch(ctx context.Context, f func(Event)) error {
 	src, err := m.network.source(func(name string) bool {
 		device := m.device.Load()
@@ -171,7 +171,11 @@ func (m *Machine) Watch(ctx context.Context, f func(Event)) error {
 		return err
 	}
 	defer src.close()
-	again := false // whether there is something to repair that the limit has put off
+	var early Event
+	again := m.inspect(ctx, &early, time.Now()) // whether there is something to repair that the limit has put off
+	if ctx.Err() == nil && len(early.Lost)+len(early.Foreign) > 0 {
+		f(early)
+	}
 	return watch(ctx, src, m.network.clock, func(news news, asleep time.Duration) {
 		e := Event{Changed: news.changed, Interfaces: news.interfaces, Asleep: asleep}
 		// The routes of the machine are not looked at by Apply, and may change all the time.
@@ -216,7 +220,11 @@ func (m *Machine) inspect(ctx context.Context, e *Event, now time.Time) (again b
 		e.Err = err
 	}
 	m.told(e, lost, foreign)
-	if len(e.Lost) > 0 {
+	if len(m.mended) > 0 && len(e.Lost) == 0 && len(lost) == 0 {
+		e.Lost, e.Healed = m.mended, true
+		m.mended = nil
+		m.log.Warn("somebody else had changed what is ours, and it was made again since", "lost", len(e.Lost), "first", e.Lost[0])
+	} else if len(e.Lost) > 0 {
 		m.log.Warn("somebody else has changed what is ours", "lost", len(lost), "first", lost[0], "heal", m.config.Heal)
 	}
 	switch {
@@ -234,8 +242,8 @@ func (m *Machine) inspect(ctx context.Context, e *Event, now time.Time) (again b
 		e.Err = err
 		return false
 	}
-	e.Healed = len(lost) > 0
-	m.lost = nil
+	e.Healed = e.Healed || len(lost) > 0
+	m.lost, m.mended = nil, nil
 	return false
 }
 

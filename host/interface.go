@@ -103,17 +103,24 @@ type Exit struct {
 	Metric int
 }
 
+// Better reports whether e is a better way out than o for the same destination, in the order of [Network.Exits]. Of two that differ
+// in nothing but their interfaces, neither is.
+func (e Exit) Better(o Exit) bool { return compareExits(e, o) < 0 }
+
 // sortExits puts the best first: as the kernel does, the most specific route decides; then, as it does not, the kind of the
 // interface; then the metric.
 func sortExits(exits []Exit) {
 	slices.SortStableFunc(exits, func(a, b Exit) int {
-		return cmp.Or(
-			cmp.Compare(b.Route.Bits(), a.Route.Bits()),
-			cmp.Compare(a.Kind.Rank(), b.Kind.Rank()),
-			cmp.Compare(a.Metric, b.Metric),
-			cmp.Compare(a.Index, b.Index),
-		)
+		return cmp.Or(compareExits(a, b), cmp.Compare(a.Index, b.Index))
 	})
+}
+
+func compareExits(a, b Exit) int {
+	return cmp.Or(
+		cmp.Compare(b.Route.Bits(), a.Route.Bits()),
+		cmp.Compare(a.Kind.Rank(), b.Kind.Rank()),
+		cmp.Compare(a.Metric, b.Metric),
+	)
 }
 
 // NetworkConfig says how to open a [Network].

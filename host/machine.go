@@ -52,6 +52,7 @@ type Machine struct {
 	device          atomic.Pointer[string] // name of the tunnel's interface, whose changes are ours
 	heals           limiter
 	lost, strangers []string // as last reported by Watch
+	mended          []string // was lost when Apply came, which has made it again; for Watch to report
 }
 
 // Open opens the machine in the network namespace of the calling thread, for this process alone, and undoes what a dead
@@ -351,6 +352,9 @@ func (m *Machine) run(ctx context.Context, steps []step) error {
 	return nil
 }
 
+// maxMended is how much of what was lost is remembered until it is reported.
+const maxMended = 100
+
 // apply is Apply. With force, Parts are applied even if their settings have not changed.
 func (m *Machine) apply(ctx context.Context, s Settings, force bool) error {
 	s, want, have, err := m.prepare(ctx, s)
@@ -366,6 +370,11 @@ func (m *Machine) apply(ctx context.Context, s Settings, force bool) error {
 			err = fmt.Errorf("%w; and going back failed, so that Undo is needed: %w", err, e)
 		}
 		return err
+	}
+	for _, s := range steps {
+		if line := s.String(); before.was.had(s) && len(m.mended) < maxMended && !slices.Contains(m.lost, line) {
+			m.mended = append(m.mended, line)
+		}
 	}
 	m.settings = &s
 	m.log.Info("applied settings", "device", s.Device, "steps", len(steps), "routes", len(want.routes))
@@ -415,14 +424,16 @@ func (m *Machine) applyPart(ctx context.Context, name string, settings any) erro
 
 // A point is how things were at some moment.
 type point struct {
+	was  state // what the steps before had made of the kernel
 	have state
 	keys []string // of the claims
 }
 
 // snapshot begins an Apply: it takes what the kernel was observed to be for the truth, and remembers it.
 func (m *Machine) snapshot(have state) point {
+	was := m.have
 	m.have = have
-	p := point{have: state{dev: have.dev, addrs: maps.Clone(have.addrs), routes: maps.Clone(have.routes), rules: maps.Clone(have.rules)}}
+	p := point{was: was, have: state{dev: have.dev, addrs: maps.Clone(have.addrs), routes: maps.Clone(have.routes), rules: maps.Clone(have.rules)}}
 	for _, r := range m.j.live {
 		p.keys = append(p.keys, r.Key)
 	}
@@ -514,7 +525,7 @@ func (m *Machine) Undo(ctx context.Context) (Report, error) {
 	}
 	u := undoer{k: m.k, parts: m.config.Parts, log: m.log}
 	kept, report, err := u.all(ctx, m.j.live)
-	m.settings, m.have = nil, newState()
+	m.settings, m.have, m.mended = nil, newState(), nil
 	err = errors.Join(err, m.j.begin(m.header(), kept))
 	if err != nil {
 		return report, fmt.Errorf("host: %w", err)

@@ -585,6 +585,17 @@ func TestInspect(t *testing.T) {
 				t.Errorf("nothing has happened: %+v", e)
 			}
 			want := b.k.picture()
+			// What an Apply has found broken, and made again, is told as well.
+			b.k.rulebook = nil
+			if err := m.Apply(t.Context(), s); err != nil {
+				t.Fatal(err)
+			}
+			if e := look(); len(e.Lost) != 2 || !e.Healed || e.Err != nil || !b.k.picture().equal(want) {
+				t.Errorf("after an Apply: %+v", e)
+			}
+			if e := look(); len(e.Lost) > 0 {
+				t.Errorf("it was reported already: %+v", e)
+			}
 			b.k.rulebook = nil
 			delete(b.k.table, routeKey{10400, pfx("198.51.100.7/32")})
 			delete(b.k.addresses, ifaddr{7, pfx("10.8.0.5/32")})

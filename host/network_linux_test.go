@@ -338,6 +338,28 @@ func TestHealKernel(t *testing.T) {
 	}
 }
 
+// TestWatchLate finds what was broken before anybody watched.
+func TestWatchLate(t *testing.T) {
+	s := newSite(t)
+	s.device()
+	m := s.open(Config{Heal: true})
+	if err := m.Apply(t.Context(), inside()); err != nil {
+		t.Fatal(err)
+	}
+	during := s.picture()
+	s.client.IP("rule", "del", "priority", "10400")
+	w := watching(t, m.Watch)
+	if e := w.wait("the loss", func(e Event) bool { return len(e.Lost) > 0 }); !e.Healed || e.Err != nil {
+		t.Errorf("%+v", e)
+	}
+	if now := s.picture(); sorted(now) != sorted(during) {
+		t.Errorf("not as it was:\n%s", difference(during, now))
+	}
+	if _, err := m.Undo(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestDeviceGoes: the device is deleted under our feet.
 func TestDeviceGoes(t *testing.T) {
 	s := newSite(t)

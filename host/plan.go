@@ -54,6 +54,20 @@ func (s step) String() string {
 	return fmt.Sprintf("step(%d)", s.op)
 }
 
+// had reports whether a state has what a step makes.
+func (st state) had(s step) (ok bool) {
+	switch s.op {
+	case opAddAddr:
+		_, ok = st.addrs[s.addr]
+	case opSetRoute:
+		to, known := st.routes[s.key]
+		ok = known && to == s.to
+	case opAddRule:
+		_, ok = st.rules[s.rule]
+	}
+	return ok
+}
+
 func (s step) device(index int) string {
 	if index == s.dev.index {
 		return s.dev.name

@@ -26,6 +26,11 @@ const maxCandidates = 16
 // DialContext implements [vpn.System]. It also serves other programs that have to get past the tunnel, such as to an
 // HTTP proxy in front of the gateway. Names are asked for outside of the tunnel.
 func (s *System) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	return s.dialBy(ctx, network, address, s.way, s.carried)
+}
+
+// dialBy connects past the tunnel, to each address by the exit that way names, and tells carried of a connection.
+func (s *System) dialBy(ctx context.Context, network, address string, way func(netip.Addr) (host.Exit, bool), carried func(net.Conn, host.Exit)) (net.Conn, error) {
 	base := strings.TrimRight(network, "46")
 	if base != "tcp" && base != "udp" {
 		return nil, net.UnknownNetworkError(network)
@@ -43,17 +48,52 @@ func (s *System) DialContext(ctx context.Context, network, address string) (net.
 	if err != nil {
 		return nil, err
 	}
-	var targets []string
-	for _, a := range addrs[:min(len(addrs), maxCandidates)] {
-		targets = append(targets, netip.AddrPortFrom(a, uint16(port)).String())
-	}
-	return race(ctx, targets, func(ctx context.Context, target string) (net.Conn, error) {
-		return s.outer.dial(ctx, network, target, s.Control)
+	targets := addrs[:min(len(addrs), maxCandidates)]
+	return race(ctx, targets, func(ctx context.Context, target netip.Addr) (net.Conn, error) {
+		exit, bound := way(target)
+		c, err := s.outer.dial(ctx, network, netip.AddrPortFrom(target, uint16(port)).String(), func(network, address string, c syscall.RawConn) error {
+			if bound {
+				if err := bind(c, exit.Interface); errors.Is(err, ErrNotPermitted) {
+					s.log.Debug("cannot keep a connection on an interface", "interface", exit.Interface, "err", err)
+				} else if err != nil {
+					return err
+				}
+			}
+			return s.Control(network, address, c)
+		})
+		if err == nil && base == "tcp" {
+			carried(c, exit)
+		}
+		return c, err
 	})
 }
 
+// exits returns the ways out of the machine, the best first, without the tunnel itself. There may be none.
+func (s *System) exits(to netip.Addr) []host.Exit {
+	exits, _ := s.surface.Exits(to, host.DefaultMark)
+	return slices.DeleteFunc(exits, s.own)
+}
+
+// own reports whether a way out is the tunnel.
+func (s *System) own(e host.Exit) bool { return s.shared && e.Interface == s.cfg.Device }
+
+// way returns the way out that the kernel takes now, to hold on to: a program without a thought of us may add a route whose router it
+// takes the kernel to find, which finds the tunnel, and would then have the tunnel lead through itself. There may be no way to hold on
+// to, as within the machine.
+func (s *System) way(to netip.Addr) (host.Exit, bool) {
+	e, err := s.surface.Route(to, host.DefaultMark)
+	if err != nil || s.own(e) {
+		exits := s.exits(to)
+		if len(exits) == 0 {
+			return host.Exit{}, false
+		}
+		e = exits[0]
+	}
+	return e, e.Interface != "" && e.Kind != host.Loopback
+}
+
 // race connects to the first of the targets that answers.
-func race(ctx context.Context, targets []string, dial func(context.Context, string) (net.Conn, error)) (net.Conn, error) {
+func race(ctx context.Context, targets []netip.Addr, dial func(context.Context, netip.Addr) (net.Conn, error)) (net.Conn, error) {
 	if len(targets) == 1 {
 		return dial(ctx, targets[0])
 	}
@@ -126,7 +166,41 @@ func (s *System) mark(c syscall.RawConn) error {
 
 // dialDirect connects past the tunnel, from where the device is.
 func (s *System) dialDirect(ctx context.Context, network, address string) (net.Conn, error) {
-	return s.inner.dial(ctx, network, address, func(_, _ string, c syscall.RawConn) error { return mark(c, host.DefaultMark) })
+	device := s.detour(ctx, address)
+	return s.inner.dial(ctx, network, address, func(_, _ string, c syscall.RawConn) error {
+		if device != "" {
+			if err := bind(c, device); err != nil {
+				return err
+			}
+		}
+		return mark(c, host.DefaultMark)
+	})
+}
+
+// detour returns the interface by which an address is reached past the tunnel, if the routes of the machine lead into it although
+// they should not. That is known by the source address which the kernel chooses, and cheaper to ask than the routes.
+func (s *System) detour(ctx context.Context, address string) string {
+	t := s.current()
+	to, err := netip.ParseAddrPort(address)
+	if t == nil || err != nil {
+		return ""
+	}
+	c, err := s.inner.dial(ctx, "udp", address, func(_, _ string, c syscall.RawConn) error { return mark(c, host.DefaultMark) })
+	if err != nil {
+		return ""
+	}
+	defer c.Close()
+	from, _ := netip.ParseAddrPort(c.LocalAddr().String())
+	if !t.has(from.Addr().Unmap()) {
+		return ""
+	}
+	exits, _ := s.machine.Network().Exits(to.Addr(), host.DefaultMark)
+	for _, e := range exits {
+		if e.Interface != t.device {
+			return e.Interface
+		}
+	}
+	return ""
 }
 
 // untouched reports whether the machine is as it would be without this program, so that its own resolver serves best.
@@ -166,7 +240,17 @@ func (s *System) lookup(ctx context.Context, network, name string) ([]netip.Addr
 
 // dialOuter connects to a DNS server in front of the gateway.
 func (s *System) dialOuter(ctx context.Context, network, address string) (net.Conn, error) {
+	var exit host.Exit
+	bound := false
+	if to, err := netip.ParseAddrPort(address); err == nil {
+		exit, bound = s.way(to.Addr())
+	}
 	return s.outer.dial(ctx, network, address, func(_, _ string, c syscall.RawConn) error {
+		if bound {
+			if err := bind(c, exit.Interface); err != nil && !errors.Is(err, ErrNotPermitted) {
+				return err
+			}
+		}
 		if err := s.mark(c); err != nil {
 			return err
 		}

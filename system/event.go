@@ -24,6 +24,7 @@ const (
 	EventFirewall = "firewall"  // another program changed our firewall, or its state has changed
 	EventDataPath = "data-path" // packets take another way
 	EventLease    = "lease"     // the gateway has assigned something else
+	EventRoam     = "roam"      // the tunnel has moved to another network, or could not
 )
 
 // An Event is something that happened to the machine.
@@ -81,6 +82,13 @@ func (s *System) watch() {
 			s.note(Event{Kind: EventNetwork, What: "the network is not watched any more", Err: err.Error()})
 		}
 	})
+	if !s.shared {
+		s.running.Go(func() {
+			if err := s.surface.Watch(ctx, s.shifted); err != nil && ctx.Err() == nil {
+				s.note(Event{Kind: EventNetwork, What: "the network in front of the gateway is not watched any more", Err: err.Error()})
+			}
+		})
+	}
 	if s.cfg.KillSwitch == nil {
 		return
 	}
@@ -101,12 +109,8 @@ func (s *System) watch() {
 // outward are the changes of the network that may matter to connections with the gateway.
 const outward = host.Links | host.Addresses | host.Routes | host.Overrun
 
-// happened takes in what has happened to the network.
+// happened takes in what has happened to the network of the device.
 func (s *System) happened(h host.Event) {
-	t := s.current()
-	if h.Asleep > 0 {
-		s.note(Event{Kind: EventAsleep, What: fmt.Sprintf("the machine was asleep for %v", h.Asleep.Round(time.Second)), Asleep: h.Asleep})
-	}
 	if len(h.Lost)+len(h.Foreign) > 0 {
 		e := Event{Kind: EventRoutes, Healed: h.Healed}
 		var parts []string
@@ -121,6 +125,19 @@ func (s *System) happened(h host.Event) {
 			e.Err = h.Err.Error()
 		}
 		s.note(e)
+	}
+	if s.shared {
+		s.shifted(h)
+	} else if t := s.current(); t != nil && h.Changed&outward != 0 {
+		t.kick(workNetwork)
+	}
+}
+
+// shifted takes in what has happened to the network in front of the gateway.
+func (s *System) shifted(h host.Event) {
+	t := s.current()
+	if h.Asleep > 0 {
+		s.note(Event{Kind: EventAsleep, What: fmt.Sprintf("the machine was asleep for %v", h.Asleep.Round(time.Second)), Asleep: h.Asleep})
 	}
 	others := slices.DeleteFunc(slices.Clone(h.Interfaces), func(name string) bool { return name == s.cfg.Device })
 	moved := h.Changed&outward != 0 && (len(others) > 0 || len(h.Interfaces) == 0) && s.moved(t)
@@ -138,40 +155,41 @@ func (s *System) happened(h host.Event) {
 	if t.link.NetworkChanged != nil {
 		t.link.NetworkChanged()
 	}
+	t.reconsider(h.Asleep > 0)
 }
 
-// surroundings are how the machine was connected when it was last looked at: its networks, and the ways out of it, to the gateway too if
-// there is one.
+// surroundings are how the machine was connected when it was last looked at: its networks and the ways out of it, and those to the
+// gateway if there is one.
 type surroundings struct {
-	gateway netip.Addr
 	ways    string
+	gateway netip.Addr
+	there   string
 }
 
 // look returns how the machine is connected.
 func (s *System) look(t *tunnel) surroundings {
 	var r surroundings
-	targets := []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 1}), netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8})}
+	ways := func(targets ...netip.Addr) string {
+		var b strings.Builder
+		for _, a := range targets {
+			fmt.Fprint(&b, a, s.exits(a))
+		}
+		return b.String()
+	}
+	r.ways = fmt.Sprint(s.connected()) + ways(netip.AddrFrom4([4]byte{192, 0, 2, 1}), netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8}))
 	if t != nil {
-		s.mu.Lock()
-		r.gateway = t.lease.Gateway.Addr().Unmap()
-		s.mu.Unlock()
-		targets = append(targets, r.gateway)
+		r.gateway = t.gateway()
+		r.there = ways(r.gateway)
 	}
-	var b strings.Builder
-	fmt.Fprint(&b, s.connected())
-	for _, a := range targets {
-		exits, _ := s.machine.Network().Exits(a, host.DefaultMark)
-		fmt.Fprint(&b, a, exits)
-	}
-	r.ways = b.String()
 	return r
 }
 
 // moved reports whether the machine is connected in another way than when it was last looked at.
 func (s *System) moved(t *tunnel) bool {
 	was := s.surroundings
-	s.surroundings = s.look(t)
-	return s.surroundings.ways != was.ways && s.surroundings.gateway == was.gateway
+	now := s.look(t)
+	s.surroundings = now
+	return now.ways != was.ways || now.gateway == was.gateway && now.there != was.there
 }
 
 // some joins the first few of a list.

@@ -196,7 +196,7 @@ func TestResolverIsRewritten(t *testing.T) {
 	eventually(t, time.Second, "the event", func() bool {
 		return slices.ContainsFunc(s.Status().Events, func(e system.Event) bool { return e.Kind == system.EventResolver && e.Healed })
 	})
-	eventually(t, 2*time.Second, "their server is asked outside", func() bool {
+	eventually(t, 5*time.Second, "their server is asked outside", func() bool {
 		out := s.Status().Resolver.Outside
 		return len(out) == 1 && out[0].String() == "192.0.2.99:53"
 	})

@@ -177,9 +177,23 @@ func (s *System) open(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("system: %w", err)
 	}
+	s.surface = s.machine.Network()
+	if !s.shared {
+		err = s.outer.do(func() (err error) {
+			s.surface, err = host.OpenNetwork(host.NetworkConfig{})
+			return err
+		})
+		if err != nil {
+			return errors.Join(fmt.Errorf("system: %w", err), s.machine.Close())
+		}
+	}
 	if err := s.apply(ctx); err != nil {
 		// What a dead process has closed stays closed.
-		return errors.Join(fmt.Errorf("system: %w", err), s.machine.Close())
+		err = errors.Join(fmt.Errorf("system: %w", err), s.machine.Close())
+		if !s.shared {
+			err = errors.Join(err, s.surface.Close())
+		}
+		return err
 	}
 	s.watch()
 	return nil

@@ -125,6 +125,55 @@ func onThread(f func() error) error {
 	return <-result
 }
 
+// A System serves the namespace of the thread that calls Open, also if that is the first thread of the process, whose namespace
+// the kernel shows as that of the process. The first thread may be gone in a process that has run other tests, so this takes another.
+func TestFirstThread(t *testing.T) {
+	if os.Getenv("CULVERT_FIRST_THREAD") == "" {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFirstThread$", "-test.timeout=30s")
+		cmd.Env = append(os.Environ(), "CULVERT_FIRST_THREAD=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return
+	}
+	var w *world
+	var s *system.System
+	found, begin, opened, release := make(chan bool), make(chan struct{}), make(chan error), make(chan struct{})
+	defer close(release)
+	var look func(most int)
+	look = func(most int) {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		switch {
+		case unix.Gettid() == os.Getpid():
+			found <- true
+			<-begin
+			var err error
+			s, err = w.tryOpen(w.config())
+			opened <- err
+		case most == 0:
+			found <- false
+		default:
+			// This thread is taken, so that another one runs the next goroutine.
+			go look(most - 1)
+			<-release
+		}
+	}
+	go look(200)
+	if !<-found {
+		t.Fatal("the first thread is busy")
+	}
+	w = newWorld(t)
+	close(begin)
+	if err := <-opened; err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	k := w.attach(s, lease(nil))
+	w.expect(map[string]string{"203.0.113.80": "inside"})
+	k.close()
+}
+
 // Without IPv6 on the machine, a tunnel with both goes without, and one with IPv6 alone cannot be.
 func TestIPv6Disabled(t *testing.T) {
 	t.Parallel()

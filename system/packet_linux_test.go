@@ -125,6 +125,33 @@ func TestLeaseChanges(t *testing.T) {
 	}
 }
 
+// A System that is closed before its tunnel, whose routes take a while to remove, does not take itself for a stranger.
+func TestCloseWithTunnel(t *testing.T) {
+	w := newWorld(t)
+	before := w.state()
+	s := w.open(w.config())
+	k := w.attach(s, lease(func(l *transport.Lease) {
+		for i := range 10000 {
+			l.Include = append(l.Include, netip.PrefixFrom(netip.AddrFrom4([4]byte{21, byte(i >> 7), byte(i << 1), 0}), 24))
+		}
+	}))
+	w.expect(map[string]string{"21.1.2.1": "inside", "21.1.3.1": "outside"})
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-k.ended; !errors.Is(err, system.ErrClosed) {
+		t.Errorf("the tunnel ended with %v", err)
+	}
+	for _, e := range s.Status().Events {
+		if e.Kind == system.EventRoutes {
+			t.Errorf("event %+v", e)
+		}
+	}
+	if after := w.state(); after != before {
+		t.Error("the machine is not as it was")
+	}
+}
+
 // A tunnel that cannot be leaves the machine as it is, and another one can come.
 func TestBadLease(t *testing.T) {
 	w := newWorld(t)

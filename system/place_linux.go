@@ -33,7 +33,13 @@ func here() (*place, error) {
 	if err != nil {
 		return nil, fmt.Errorf("system: the network namespace of this thread: %w", err)
 	}
-	p := &place{ns: ns}
+	return newPlace(ns, "")
+}
+
+// newPlace returns the place of a namespace, which it closes if it fails.
+func newPlace(ns *os.File, path string) (*place, error) {
+	p := &place{ns: ns, path: path}
+	var err error
 	if p.home, err = isHome(ns); err != nil {
 		ns.Close()
 		return nil, fmt.Errorf("system: the network namespace of this process: %w", err)
@@ -41,22 +47,30 @@ func here() (*place, error) {
 	return p, nil
 }
 
-// isHome reports whether a namespace is the one that goroutines run in unless they take their thread elsewhere. The caller is locked to
-// its thread, so that the goroutine that looks gets another. The first thread of the process would be no measure: it may be the one that
-// somebody has moved.
-func isHome(ns *os.File) (bool, error) {
-	a, err := ns.Stat()
-	if err != nil {
-		return false, err
-	}
-	var b fs.FileInfo
+// isHome reports whether a namespace is the one of all threads that nobody has moved. That of /proc/self will not do: it is of the first
+// thread, which may be the one that the caller has moved.
+func isHome(ns *os.File) (home bool, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		b, err = os.Stat("/proc/thread-self/ns/net")
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		home, err = sameFile(ns, "/proc/thread-self/ns/net")
 	}()
 	<-done
-	return err == nil && os.SameFile(a, b), err
+	return home, err
+}
+
+func sameFile(f *os.File, path string) (bool, error) {
+	a, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	b, err := os.Stat(path)
+	if err != nil {
+		return false, err
+	}
+	return os.SameFile(a, b), nil
 }
 
 // named returns the place that "ip netns" knows by that name, or that a path leads to.
@@ -80,14 +94,7 @@ func named(name string) (*place, error) {
 		ns.Close()
 		return nil, invalid("Namespace: %s is not a network namespace", path)
 	}
-	p := &place{ns: ns, path: path}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if p.home, err = isHome(ns); err != nil {
-		ns.Close()
-		return nil, err
-	}
-	return p, nil
+	return newPlace(ns, path)
 }
 
 // is reports whether both are the same namespace.

@@ -29,6 +29,8 @@ type Status struct {
 	MTU       int            `json:"mtu,omitempty"`
 	// Gateways are the outer addresses that are reached past the tunnel.
 	Gateways []netip.Addr `json:"gateways,omitempty"`
+	// Uplink is the way out that the tunnel takes.
+	Uplink UplinkStatus `json:"uplink"`
 
 	Routes   RouteStatus    `json:"routes"`
 	Resolver ResolverStatus `json:"resolver"`
@@ -36,6 +38,18 @@ type Status struct {
 	DataPath DataPathStatus `json:"data_path"`
 	// Events are what happened last, the latest at the end, at most 64.
 	Events []Event `json:"events,omitempty"`
+}
+
+// An UplinkStatus tells by which network interface the gateway is reached.
+type UplinkStatus struct {
+	// Interface is its name, empty if it is not known, and Kind what it is made of: wired, wifi, mobile and so on.
+	Interface string `json:"interface,omitempty"`
+	Kind      string `json:"kind,omitempty"`
+	// Source is the address that the connection comes from.
+	Source netip.Addr `json:"source,omitzero"`
+	// Roams is how often a tunnel was moved to another interface or network, and Err why the last move failed.
+	Roams int    `json:"roams"`
+	Err   string `json:"error,omitempty"`
 }
 
 // A RouteStatus tells what lies where. At most 1000 prefixes are listed of each kind; the numbers count all.
@@ -130,6 +144,10 @@ func (s *System) Status() Status {
 	t, set, learned := s.tunnel, s.applied, s.learned
 	st := Status{Attached: t != nil, Since: s.since, Device: s.cfg.Device, Namespace: s.cfg.Namespace, Journal: s.cfg.Journal}
 	st.Firewall = s.firewallStatus()
+	st.Uplink = UplinkStatus{Roams: s.roams, Err: s.stayed}
+	if c := s.carrier; t != nil && c.Index != 0 {
+		st.Uplink.Interface, st.Uplink.Kind, st.Uplink.Source = c.Interface, c.Kind.String(), c.Source
+	}
 	s.mu.Unlock()
 	st.Events = s.events.list()
 	st.Firewall.count(ctx, s.firewall)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"sync"
 	"time"
 
@@ -36,6 +37,7 @@ type System struct {
 	interpose func(flow.Decider) flow.Decider // by tests, in front of the content filter
 
 	machine  *host.Machine
+	surface  *host.Network // of the connections to the gateway; the machine's if shared
 	resolver *resolver.Resolver
 	firewall *firewall.Firewall
 
@@ -45,7 +47,8 @@ type System struct {
 	surroundings surroundings // belongs to the goroutine that watches
 
 	// applying is held while the machine is being changed, so that the latest state is what remains. It is taken before mu.
-	applying sync.Mutex
+	applying  sync.Mutex
+	uncertain bool // the last change failed; guarded by applying
 
 	mu            sync.Mutex
 	tunnel        *tunnel // nil while there is none
@@ -60,6 +63,9 @@ type System struct {
 	endpoints     []firewall.Endpoint // what sockets of the tunnel have connected to, the latest at the end
 	applied       host.Settings       // in force
 	inForce       *firewall.Config    // of applied
+	carrier       host.Exit           // by which the tunnel was connected last; of index 0 if that is not known
+	roams         int                 // how often it was moved
+	stayed        string              // why the last move failed
 	learned       int                 // of the prefixes of applied
 }
 
@@ -91,9 +97,13 @@ func (s *System) apply(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	set, learned := s.settings(networks)
+	same := !s.uncertain && set.Device != "" && reflect.DeepEqual(set, s.applied)
 	s.mu.Unlock()
 	var err error
-	if set.Firewall == nil && set.Device == "" {
+	if same {
+		// What others have broken meanwhile is the business of the watch, which knows what to do about it.
+		err = ctx.Err()
+	} else if set.Firewall == nil && set.Device == "" {
 		var report host.Report
 		if report, err = s.machine.Undo(ctx); len(report.Left) > 0 {
 			s.log.Warn("left as other programs have made it", "what", report.Left)
@@ -101,6 +111,7 @@ func (s *System) apply(ctx context.Context) error {
 	} else {
 		err = s.machine.Apply(ctx, set)
 	}
+	s.uncertain = err != nil
 	if err != nil {
 		return err
 	}
@@ -147,7 +158,8 @@ func (s *System) Close() error {
 	s.mu.Unlock()
 	var errs []error
 	if t != nil {
-		t.fail(ErrClosed)
+		// The device stays until nothing leads to it.
+		t.blame(ErrClosed)
 		errs = append(errs, t.detach())
 	}
 	s.stop()
@@ -155,6 +167,9 @@ func (s *System) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), applyTime)
 	defer cancel()
 	errs = append(errs, s.apply(ctx), s.machine.Close())
+	if !s.shared {
+		errs = append(errs, s.surface.Close())
+	}
 	s.closePlaces()
 	return errors.Join(errs...)
 }

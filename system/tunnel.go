@@ -59,6 +59,9 @@ type tunnel struct {
 	closing  sync.Once
 	detached error
 
+	changes   chan struct{} // has something when the ways out may have changed
+	elsewhere atomic.Bool   // the machine may be in another place
+
 	mu    sync.Mutex
 	cause error // why the device has failed
 	todo  work
@@ -105,7 +108,7 @@ func (s *System) Attach(ctx context.Context, link vpn.SystemLink) (vpn.SystemDev
 	if link.Lease == nil || len(link.Lease.Addresses) == 0 {
 		return nil, fmt.Errorf("system: %w: the lease has no address", transport.ErrProtocol)
 	}
-	t := &tunnel{s: s, link: link, given: link.Lease, mtu: link.MTU, router: split.NewLearned(nil), wake: make(chan struct{}, 1)}
+	t := &tunnel{s: s, link: link, given: link.Lease, mtu: link.MTU, router: split.NewLearned(nil), wake: make(chan struct{}, 1), changes: make(chan struct{}, 1)}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	s.mu.Lock()
 	lifted := s.lifted
@@ -114,7 +117,7 @@ func (s *System) Attach(ctx context.Context, link vpn.SystemLink) (vpn.SystemDev
 		s.mu.Lock()
 		s.lifted = s.lifted || lifted
 		s.mu.Unlock()
-		t.fail(err)
+		t.blame(err)
 		return nil, errors.Join(err, t.detach())
 	}
 	if t.crossing != nil {
@@ -172,6 +175,9 @@ func (t *tunnel) attach(ctx context.Context) error {
 		}
 	}
 	t.running.Go(t.work)
+	if link := t.link; link.Roam != nil && link.Lease.Gateway.IsValid() {
+		t.running.Go(t.roam)
+	}
 	if t.names != nil {
 		t.running.Go(t.watchResolver)
 	}
@@ -410,15 +416,23 @@ func (t *tunnel) setMTU(mtu int) error {
 	return nil
 }
 
-// fail has the device fail, because of err.
+// fail has the device fail, because of err. It does not wait.
 func (t *tunnel) fail(err error) {
+	t.blame(err)
+	// The device goes last: without it, what leads to it would look as if somebody else had removed it.
+	t.s.running.Go(func() {
+		if err := t.detach(); err != nil {
+			t.s.log.Warn("cannot end the use of a tunnel", "err", err)
+		}
+	})
+}
+
+// blame says why the device fails.
+func (t *tunnel) blame(err error) {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.cause == nil {
 		t.cause = err
-	}
-	t.mu.Unlock()
-	if t.tun != nil {
-		t.tun.Close()
 	}
 }
 
@@ -445,11 +459,7 @@ func (t *tunnel) end() error {
 	s := t.s
 	ctx, cancel := context.WithTimeout(context.Background(), applyTime)
 	defer cancel()
-	t.mu.Lock()
-	if t.cause == nil {
-		t.cause = net.ErrClosed
-	}
-	t.mu.Unlock()
+	t.blame(net.ErrClosed)
 	t.cancel()
 	if sv := t.supervisor.Load(); sv != nil {
 		sv.Close()

@@ -289,7 +289,6 @@ func TestMeddling(t *testing.T) {
 	if !rule() {
 		t.Fatalf("where is our rule? %s", m.run("ip", "-j", "rule"))
 	}
-	time.Sleep(time.Second) // what follows at once from a new tunnel is over
 	m.client.IP("rule", "del", "priority", "10400")
 	noticed("routes", true)
 	if !rule() {

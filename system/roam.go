@@ -1,0 +1,136 @@
+package system
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"culvert.example/vpn/host"
+)
+
+// roamTime bounds a move to another network.
+const roamTime = 30 * time.Second
+
+// gateway returns the address of the gateway.
+func (t *tunnel) gateway() netip.Addr {
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	return t.lease.Gateway.Addr().Unmap()
+}
+
+// has reports whether an address is one of the tunnel.
+func (t *tunnel) has(a netip.Addr) bool {
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	for _, p := range t.lease.Addresses {
+		if p.Addr() == a {
+			return true
+		}
+	}
+	return false
+}
+
+// carried takes in by which exit a connection of the tunnel was made.
+func (s *System) carried(c net.Conn, exit host.Exit) {
+	from, err := netip.ParseAddrPort(c.LocalAddr().String())
+	if err != nil {
+		return
+	}
+	to, err := netip.ParseAddrPort(c.RemoteAddr().String())
+	if err != nil {
+		return
+	}
+	exit.Source = from.Addr().Unmap().WithZone("")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tunnel == nil || to.Addr().Unmap() == s.tunnel.lease.Gateway.Addr().Unmap() {
+		s.carrier = exit
+	}
+}
+
+// reconsider has the tunnel look soon whether there is a better way out. Elsewhere says that the machine may have been carried
+// to another place.
+func (t *tunnel) reconsider(elsewhere bool) {
+	if elsewhere {
+		t.elsewhere.Store(true)
+	}
+	select {
+	case t.changes <- struct{}{}:
+	default:
+	}
+}
+
+// roam keeps the tunnel on the best way out until it ends.
+func (t *tunnel) roam() {
+	s := t.s
+	var c chooser
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-t.changes:
+		case <-timer.C:
+		case <-t.ctx.Done():
+			return
+		}
+		if t.elsewhere.Swap(false) {
+			c.forget()
+		}
+		for t.ctx.Err() == nil {
+			s.mu.Lock()
+			current := s.carrier
+			s.mu.Unlock()
+			if current.Index == 0 || current.Kind == host.Loopback {
+				break // it is not known what would be better
+			}
+			to, move, again := c.choose(time.Now(), s.exits(t.gateway()), current)
+			if !move {
+				timer.Stop()
+				if again > 0 {
+					timer.Reset(again)
+				}
+				break
+			}
+			c.tried(time.Now(), to, t.moveTo(current, to))
+		}
+	}
+}
+
+// moveTo moves the tunnel to another way out.
+func (t *tunnel) moveTo(from, to host.Exit) error {
+	s := t.s
+	ctx, cancel := context.WithTimeout(t.ctx, roamTime)
+	defer cancel()
+	var arrived atomic.Bool
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		return s.dialBy(ctx, network, address, func(netip.Addr) (host.Exit, bool) { return to, true }, func(c net.Conn, e host.Exit) {
+			// Before, it may be somebody else who answers there.
+			if arrived.Load() {
+				s.carried(c, e)
+			}
+		})
+	}
+	err := t.link.Roam(ctx, dial, dial)
+	if t.ctx.Err() != nil {
+		return err
+	}
+	name := func(e host.Exit) string { return fmt.Sprintf("%s (%v)", e.Interface, e.Kind) }
+	s.mu.Lock()
+	if err == nil {
+		arrived.Store(true)
+		s.carrier, s.stayed = to, ""
+		s.roams++
+	} else {
+		s.stayed = err.Error()
+	}
+	s.mu.Unlock()
+	e := Event{Kind: EventRoam, What: "the tunnel moved from " + name(from) + " to " + name(to)}
+	if err != nil {
+		e.What, e.Err = "the tunnel did not move from "+name(from)+" to "+name(to), err.Error()
+	}
+	s.note(e)
+	return err
+}
