@@ -37,7 +37,7 @@ func TestChooser(t *testing.T) {
 		{10 * time.Second, []host.Exit{wired, wifi}, wifi, 0, 9 * time.Second, false}, // less and less often
 		{19 * time.Second, []host.Exit{wired, wifi}, wifi, 1, 0, false},
 		{20 * time.Second, []host.Exit{wired, wifi}, wired, 0, 0, false},
-		{21 * time.Second, []host.Exit{wifi, mobile}, wired, 2, 0, false},             // gone, so at once
+		{21 * time.Second, []host.Exit{wifi, mobile}, wired, 2, 0, false},              // gone, so at once
 		{22 * time.Second, []host.Exit{wired, wifi}, wifi, 0, 15 * time.Second, false}, // and not trusted so soon
 		{36 * time.Second, []host.Exit{wired, wifi}, wifi, 0, time.Second, false},
 		{37 * time.Second, []host.Exit{wired, wifi}, wifi, 1, 0, false},
