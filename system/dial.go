@@ -166,7 +166,10 @@ func (s *System) mark(c syscall.RawConn) error {
 
 // dialDirect connects past the tunnel, from where the device is.
 func (s *System) dialDirect(ctx context.Context, network, address string) (net.Conn, error) {
-	device := s.detour(ctx, address)
+	device := ""
+	if to, err := netip.ParseAddrPort(address); err == nil {
+		device = s.detour(ctx, to.Addr())
+	}
 	return s.inner.dial(ctx, network, address, func(_, _ string, c syscall.RawConn) error {
 		if device != "" {
 			if err := bind(c, device); err != nil {
@@ -179,13 +182,13 @@ func (s *System) dialDirect(ctx context.Context, network, address string) (net.C
 
 // detour returns the interface by which an address is reached past the tunnel, if the routes of the machine lead into it although
 // they should not. That is known by the source address which the kernel chooses, and cheaper to ask than the routes.
-func (s *System) detour(ctx context.Context, address string) string {
+func (s *System) detour(ctx context.Context, to netip.Addr) string {
+	const discard = 9 // the port does not matter: nothing is sent
 	t := s.current()
-	to, err := netip.ParseAddrPort(address)
-	if t == nil || err != nil {
+	if t == nil {
 		return ""
 	}
-	c, err := s.inner.dial(ctx, "udp", address, func(_, _ string, c syscall.RawConn) error { return mark(c, host.DefaultMark) })
+	c, err := s.inner.dial(ctx, "udp", netip.AddrPortFrom(to, discard).String(), func(_, _ string, c syscall.RawConn) error { return mark(c, host.DefaultMark) })
 	if err != nil {
 		return ""
 	}
@@ -194,7 +197,7 @@ func (s *System) detour(ctx context.Context, address string) string {
 	if !t.has(from.Addr().Unmap()) {
 		return ""
 	}
-	exits, _ := s.machine.Network().Exits(to.Addr(), host.DefaultMark)
+	exits, _ := s.machine.Network().Exits(to, host.DefaultMark)
 	for _, e := range exits {
 		if e.Interface != t.device {
 			return e.Interface

@@ -111,6 +111,7 @@ func Open(ctx context.Context, cfg Config) (*System, error) {
 		return nil, err
 	}
 	s := &System{cfg: cfg, log: cfg.Logger, since: time.Now()}
+	s.life, s.end = context.WithCancel(context.Background())
 	if cfg.Filter != nil {
 		if s.rules, err = filter.Compile(*cfg.Filter); err != nil {
 			return nil, invalid("Filter: %v", err)

@@ -152,6 +152,36 @@ func TestCloseWithTunnel(t *testing.T) {
 	}
 }
 
+// A System that is closed while a tunnel comes about leaves nothing behind.
+func TestCloseDuringAttach(t *testing.T) {
+	leak.Check(t)
+	w := newWorld(t)
+	before := w.state()
+	for i := range 12 {
+		cfg := w.config()
+		cfg.DataPath = system.Flow
+		s := w.open(cfg)
+		done := make(chan error)
+		go func() {
+			k, err := w.tryAttach(s, lease(nil))
+			if err == nil {
+				k.close()
+			}
+			done <- err
+		}()
+		time.Sleep(time.Duration(i) * 4 * time.Millisecond)
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-done; err != nil && !errors.Is(err, system.ErrClosed) {
+			t.Errorf("Attach: %v", err)
+		}
+		if after := w.state(); after != before {
+			t.Fatalf("the machine was\n%s\nand is\n%s", before, after)
+		}
+	}
+}
+
 // A tunnel that cannot be leaves the machine as it is, and another one can come.
 func TestBadLease(t *testing.T) {
 	w := newWorld(t)

@@ -32,7 +32,15 @@ func (t *tunnel) ping(ctx context.Context, way flow.Way, addr netip.Addr, payloa
 		if addr.Is6() {
 			network = "ip6:ipv6-icmp"
 		}
-		conn, err = t.s.inner.dial(ctx, network, addr.String(), func(_, _ string, c syscall.RawConn) error { return mark(c, host.DefaultMark) })
+		device := t.s.detour(ctx, addr)
+		conn, err = t.s.inner.dial(ctx, network, addr.String(), func(_, _ string, c syscall.RawConn) error {
+			if device != "" {
+				if err := bind(c, device); err != nil {
+					return err
+				}
+			}
+			return mark(c, host.DefaultMark)
+		})
 	}
 	if err != nil {
 		return err

@@ -202,6 +202,9 @@ func TestRouteThroughItself(t *testing.T) {
 	w.attach(s, lease(func(l *transport.Lease) { l.Exclude = prefixes("203.0.113.0/24") }))
 	meddle()
 	w.expect(map[string]string{"203.0.113.80": "outside", "203.0.114.1": "inside"})
+	if !w.pings("203.0.113.80") {
+		t.Error("no answer to a ping outside")
+	}
 }
 
 // A better uplink that leads nowhere is tried, and told of; the tunnel stays where it is.

@@ -43,6 +43,9 @@ type System struct {
 
 	stop         context.CancelFunc
 	running      sync.WaitGroup
+	life         context.Context // until Close begins
+	end          context.CancelFunc
+	attach       sync.Mutex // held by Attach, which Close waits for
 	events       events
 	surroundings surroundings // belongs to the goroutine that watches
 
@@ -52,7 +55,6 @@ type System struct {
 
 	mu            sync.Mutex
 	tunnel        *tunnel // nil while there is none
-	attaching     bool
 	closed        bool
 	since         time.Time // when a tunnel came or went
 	lifted        bool      // the kill switch was, until the next tunnel
@@ -151,11 +153,14 @@ func (s *System) Close() error {
 		return nil
 	}
 	s.closed = true
-	t := s.tunnel
 	k := s.cfg.KillSwitch
 	keep := k != nil && k.Locked && !k.Open
 	s.lifted = !keep || s.waived
 	s.mu.Unlock()
+	s.end()
+	s.attach.Lock()
+	t := s.current()
+	s.attach.Unlock()
 	var errs []error
 	if t != nil {
 		// The device stays until nothing leads to it.

@@ -94,17 +94,15 @@ func (s *System) Attach(ctx context.Context, link vpn.SystemLink) (vpn.SystemDev
 	case s.closed:
 		s.mu.Unlock()
 		return nil, ErrClosed
-	case s.tunnel != nil || s.attaching:
+	case s.tunnel != nil || !s.attach.TryLock():
 		s.mu.Unlock()
 		return nil, ErrAttached
 	}
-	s.attaching = true
 	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		s.attaching = false
-		s.mu.Unlock()
-	}()
+	defer s.attach.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.life, cancel)()
 	if link.Lease == nil || len(link.Lease.Addresses) == 0 {
 		return nil, fmt.Errorf("system: %w: the lease has no address", transport.ErrProtocol)
 	}
@@ -116,6 +114,9 @@ func (s *System) Attach(ctx context.Context, link vpn.SystemLink) (vpn.SystemDev
 	if err := t.attach(ctx); err != nil {
 		s.mu.Lock()
 		s.lifted = s.lifted || lifted
+		if s.closed {
+			err = fmt.Errorf("%w: %w", ErrClosed, err)
+		}
 		s.mu.Unlock()
 		t.blame(err)
 		return nil, errors.Join(err, t.detach())

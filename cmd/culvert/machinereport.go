@@ -38,6 +38,9 @@ type machineReport struct {
 	Reconnects int           `json:"reconnects"`
 	Counters   *vpn.Counters `json:"counters,omitempty"`
 
+	// Uplink is the network interface by which the gateway is reached, and how often the tunnel has moved to another.
+	Uplink *system.UplinkStatus `json:"uplink,omitempty"`
+
 	Device    string         `json:"device,omitempty"`
 	Namespace string         `json:"namespace,omitempty"`
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
@@ -92,6 +95,9 @@ func reportOf(t *vpn.Status, s system.Status) machineReport {
 	r := machineReport{
 		State: "connecting", Since: s.Since, Journal: s.Journal, Device: s.Device, Namespace: s.Namespace, Addresses: s.Addresses, MTU: s.MTU,
 		Routes: &s.Routes, Resolver: &s.Resolver, KillSwitch: &s.Firewall, Events: s.Events,
+	}
+	if s.Uplink.Interface != "" {
+		r.Uplink = &s.Uplink
 	}
 	d := dataPathOf(s.DataPath)
 	r.DataPath = &d
@@ -181,6 +187,10 @@ func (r *machineReport) print(p *page, now time.Time) error {
 		}
 		p.line("Gateway", "%s", to)
 	}
+	if u := r.Uplink; u != nil {
+		p.line("Uplink", "%s (%s), from %v%s", u.Interface, u.Kind, u.Source, moves(u.Roams))
+		p.line("", "%s", orNothing("could not move: ", u.Err))
+	}
 	if r.Device != "" && r.MTU != 0 {
 		p.line("Interface", "%s, MTU %d%s", r.Device, r.MTU, orNothing(", in the namespace ", r.Namespace))
 	}
@@ -223,6 +233,17 @@ func (r *machineReport) print(p *page, now time.Time) error {
 	return p.err
 }
 
+// moves says how often a tunnel has moved.
+func moves(n int) string {
+	switch n {
+	case 0:
+		return ""
+	case 1:
+		return ", moved once"
+	}
+	return fmt.Sprintf(", moved %d times", n)
+}
+
 // since says since when something is.
 func since(t, now time.Time) string {
 	if t.IsZero() {
@@ -253,6 +274,8 @@ func eventText(e system.Event) string {
 	switch {
 	case e.Healed:
 		return e.What + "; repaired"
+	case e.Kind == system.EventRoam && e.Err != "":
+		return e.What + ": " + e.Err
 	case e.Err != "":
 		return e.What + "; not repaired: " + e.Err
 	}
