@@ -235,7 +235,7 @@ func TestInjectWithoutReader(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if d := time.Since(start); d > time.Second {
+	if d := time.Since(start); d > 5*time.Second { // waiting for a reader each time would take 10 s at least
 		t.Errorf("injecting took %v", d)
 	}
 	if q := alice.link.queue; q.n > queuePackets || q.bytes > queueBytes+packet.MaxSize {
