@@ -219,6 +219,9 @@ func (s *System) breached(f firewall.Event) {
 // fights bounds how often resolver settings are made again in a minute.
 const fights = 5
 
+// rest is how long settings of others are left alone before they are made again.
+const rest = 200 * time.Millisecond
+
 // watchResolver looks after the resolver of the machine until the tunnel ends.
 func (t *tunnel) watchResolver() {
 	s := t.s
@@ -230,6 +233,12 @@ func (t *tunnel) watchResolver() {
 		for {
 			select {
 			case e := <-found:
+				// Who writes a file in place empties it first, and what it then says must not be taken for all.
+				select {
+				case <-time.After(rest):
+				case <-t.ctx.Done():
+					return
+				}
 				times = slices.DeleteFunc(times, func(at time.Time) bool { return time.Since(at) > time.Minute })
 				t.mend(e, len(times) < fights)
 				times = append(times, time.Now())

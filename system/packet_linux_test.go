@@ -98,6 +98,7 @@ func TestPacketPath(t *testing.T) {
 
 // A lease that changes at a reconnect changes the routes, and what is impossible ends the tunnel.
 func TestLeaseChanges(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := w.open(w.config())
 	first := lease(func(l *transport.Lease) { l.Include = prefixes("172.16.0.0/12") })
@@ -127,6 +128,7 @@ func TestLeaseChanges(t *testing.T) {
 
 // A System that is closed before its tunnel, whose routes take a while to remove, does not take itself for a stranger.
 func TestCloseWithTunnel(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	before := w.state()
 	s := w.open(w.config())
@@ -184,6 +186,7 @@ func TestCloseDuringAttach(t *testing.T) {
 
 // A tunnel that cannot be leaves the machine as it is, and another one can come.
 func TestBadLease(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := w.open(w.config())
 	before := w.state()

@@ -12,7 +12,6 @@ import (
 
 	"culvert.example/vpn"
 	"culvert.example/vpn/gateway"
-	"culvert.example/vpn/internal/leak"
 	"culvert.example/vpn/system"
 	"culvert.example/vpn/transport"
 )
@@ -93,9 +92,10 @@ func roams(s *system.System) (list []system.Event) {
 // A tunnel moves to a better uplink when there is one, and back when that goes. What runs through it loses nothing, and stands still for
 // less than a second.
 func TestRoaming(t *testing.T) {
+	t.Parallel()
 	for _, path := range []system.DataPath{system.Packet, system.Flow} {
 		t.Run(path.String(), func(t *testing.T) {
-			leak.Check(t)
+			t.Parallel()
 			w := newWorld(t)
 			gw := w.serveGateway(nil)
 			w.client.IP("route", "add", "default", "via", routerAddr.String(), "dev", w.clientIf, "metric", "200")

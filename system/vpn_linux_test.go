@@ -152,6 +152,7 @@ func TestTunnelFails(t *testing.T) {
 
 // Ocserv, with its routes and names, and a System that is closed before its tunnel.
 func TestOcserv(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	server := ocserv.Start(t, w.router, ocserv.Config{Address: gatewayAddr.Addr(), Lines: []string{
 		"route = 172.31.0.0/255.255.0.0", "no-route = 172.31.9.0/255.255.255.0", "dns = 172.31.0.1", "split-dns = corp.example",
