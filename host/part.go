@@ -22,6 +22,10 @@ type Part interface {
 // ErrForeign is matched by the errors of a [Part] that left something alone because somebody else has changed it since.
 var ErrForeign = errors.New("somebody else has changed it since")
 
+// ErrLater is matched by the errors of a [Part] that cannot undo a change now, but later: when a user has logged in again, say.
+// The change stays in the journal, and that fails nothing.
+var ErrLater = errors.New("it can only be undone later")
+
 // PartOf returns a Part made of two functions, the first of which takes settings of type C. An error of undo that matches
 // foreign counts as [ErrForeign]; foreign may be nil.
 func PartOf[C any](
@@ -56,8 +60,11 @@ func (p part[C]) Undo(ctx context.Context, undo []byte) error {
 
 // Parts are the parts of the machine that a program knows how to change. Nil ones cannot be changed or repaired.
 type Parts struct {
-	// Resolver is applied last, when its servers can be reached, and undone first.
+	// Resolver is applied when its servers can be reached, and undone before they cannot be any more.
 	Resolver Part
+
+	// Desktop is what programs of users go by, such as their web proxy. It is applied last and undone first.
+	Desktop Part
 
 	// Firewall is applied first and undone last, so that what it forbids is forbidden throughout.
 	Firewall Part
@@ -66,6 +73,7 @@ type Parts struct {
 // Names of parts in the journal.
 const (
 	partResolver = "resolver"
+	partDesktop  = "desktop"
 	partFirewall = "firewall"
 )
 
@@ -74,6 +82,8 @@ func (p Parts) named(name string) (Part, error) {
 	switch name {
 	case partResolver:
 		part = p.Resolver
+	case partDesktop:
+		part = p.Desktop
 	case partFirewall:
 		part = p.Firewall
 	}
