@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-// A Part changes something of the machine that is not its addresses, routes and rules: its resolver, its firewall.
+// A Part changes something of the machine that is not its addresses, routes and rules: its resolver, its desktops, its firewall.
 type Part interface {
 	// Apply makes that part of the machine as settings say, from however it is now. Before each change it calls record with what
 	// it will take to undo that change, at most 64 KiB, which comes back only when the change has been recorded
@@ -15,7 +15,7 @@ type Part interface {
 
 	// Undo undoes one recorded change. It may be called in another process than Apply, more than once, and for a change that
 	// was never made. It leaves what somebody else has changed since as they have made it, and returns an error matching
-	// [ErrForeign].
+	// [ErrForeign]. One that matches [ErrLater] keeps the change recorded for another time.
 	Undo(ctx context.Context, undo []byte) error
 }
 

@@ -139,7 +139,7 @@ func (d *desktops) Undo(ctx context.Context, undo []byte) error {
 	first, rest, ok := strings.Cut(string(undo), "\n")
 	uid, err := strconv.Atoi(first)
 	if !ok || err != nil {
-		return fmt.Errorf("system: the record of a desktop begins with no number of a user")
+		return errors.New("system: the record of a desktop begins with no number of a user")
 	}
 	ctx, cancel := context.WithTimeout(ctx, desktopTime)
 	defer cancel()
