@@ -86,7 +86,7 @@ var arrows = map[string]string{
 	"host/proxysettings":       "",
 	"script":                   "transport",
 	"examples/rootless":        ". gateway/gatewaytest packet transport transport/login transport/login/terminal",
-	"system": ". packet stack stack/tun split dns host host/resolver host/firewall flow flow/filter flow/health flow/owner " +
+	"system": ". packet stack stack/tun split dns host host/resolver host/proxysettings host/firewall flow flow/filter flow/health flow/owner " +
 		"policy transport",
 	"policy/plan": "policy policy/document policy/profile policy/local policy/preferences policy/certificate policy/network " +
 		"policy/logon",

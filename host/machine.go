@@ -22,7 +22,7 @@ type Config struct {
 	// machine, such as a resolv.conf, and its directory must exist and not be writable by other users.
 	JournalPath string
 
-	// Parts apply [Settings.Resolver] and [Settings.Firewall].
+	// Parts apply [Settings.Resolver], [Settings.Desktop] and [Settings.Firewall].
 	Parts Parts
 
 	// KeepFirewall makes Open leave the firewall as a dead process left it, so that what it forbids stays forbidden until
@@ -405,6 +405,12 @@ func (m *Machine) change(ctx context.Context, s Settings, steps []step, force bo
 			return err
 		}
 	}
+	// What is force for others would be against the will of a user here, who has chosen something else meanwhile.
+	if s.Desktop != nil && !reflect.DeepEqual(was.Desktop, s.Desktop) {
+		if err := m.applyPart(ctx, partDesktop, s.Desktop); err != nil {
+			return err
+		}
+	}
 	return ctx.Err()
 }
 
@@ -462,6 +468,7 @@ func (m *Machine) back(ctx context.Context, to point, failed Settings) error {
 		for name, settings := range map[string][2]any{
 			partFirewall: {was.Firewall, failed.Firewall},
 			partResolver: {was.Resolver, failed.Resolver},
+			partDesktop:  {was.Desktop, failed.Desktop},
 		} {
 			if settings[0] == nil {
 				continue
@@ -486,7 +493,7 @@ func (m *Machine) letGo(ctx context.Context, s Settings) error {
 	return m.release(ctx, func(r record) bool {
 		switch r.Kind {
 		case kindPart:
-			return r.Part == partResolver && s.Resolver == nil || r.Part == partFirewall && s.Firewall == nil
+			return r.Part == partResolver && s.Resolver == nil || r.Part == partDesktop && s.Desktop == nil || r.Part == partFirewall && s.Firewall == nil
 		case kindMTU, kindUp:
 			return r.Index != m.have.dev.index
 		case kindAddress:

@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-// A Part changes something of the machine that is not its addresses, routes and rules: its resolver, its firewall.
+// A Part changes something of the machine that is not its addresses, routes and rules: its resolver, its desktops, its firewall.
 type Part interface {
 	// Apply makes that part of the machine as settings say, from however it is now. Before each change it calls record with what
 	// it will take to undo that change, at most 64 KiB, which comes back only when the change has been recorded
@@ -15,12 +15,16 @@ type Part interface {
 
 	// Undo undoes one recorded change. It may be called in another process than Apply, more than once, and for a change that
 	// was never made. It leaves what somebody else has changed since as they have made it, and returns an error matching
-	// [ErrForeign].
+	// [ErrForeign]. One that matches [ErrLater] keeps the change recorded for another time.
 	Undo(ctx context.Context, undo []byte) error
 }
 
 // ErrForeign is matched by the errors of a [Part] that left something alone because somebody else has changed it since.
 var ErrForeign = errors.New("somebody else has changed it since")
+
+// ErrLater is matched by the errors of a [Part] that cannot undo a change now, but later: when a user has logged in again, say.
+// The change stays in the journal, and that fails nothing.
+var ErrLater = errors.New("it can only be undone later")
 
 // PartOf returns a Part made of two functions, the first of which takes settings of type C. An error of undo that matches
 // foreign counts as [ErrForeign]; foreign may be nil.
@@ -56,8 +60,11 @@ func (p part[C]) Undo(ctx context.Context, undo []byte) error {
 
 // Parts are the parts of the machine that a program knows how to change. Nil ones cannot be changed or repaired.
 type Parts struct {
-	// Resolver is applied last, when its servers can be reached, and undone first.
+	// Resolver is applied when its servers can be reached, and undone before they cannot be any more.
 	Resolver Part
+
+	// Desktop is what programs of users go by, such as their web proxy. It is applied last and undone first.
+	Desktop Part
 
 	// Firewall is applied first and undone last, so that what it forbids is forbidden throughout.
 	Firewall Part
@@ -66,6 +73,7 @@ type Parts struct {
 // Names of parts in the journal.
 const (
 	partResolver = "resolver"
+	partDesktop  = "desktop"
 	partFirewall = "firewall"
 )
 
@@ -74,6 +82,8 @@ func (p Parts) named(name string) (Part, error) {
 	switch name {
 	case partResolver:
 		part = p.Resolver
+	case partDesktop:
+		part = p.Desktop
 	case partFirewall:
 		part = p.Firewall
 	}

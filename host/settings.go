@@ -96,9 +96,9 @@ type Settings struct {
 	// and [DefaultMask].
 	Mark, Mask uint32
 
-	// Resolver and Firewall are for the [Part] of that name in [Config], which knows their type. Nil means that the Part has
-	// nothing to do.
-	Resolver, Firewall any
+	// Resolver, Desktop and Firewall are for the [Part] of that name in [Config], which knows their type. Nil means that the Part
+	// has nothing to do.
+	Resolver, Desktop, Firewall any
 }
 
 // withDefaults returns s with the defaults in place, and lists that nobody else holds.

@@ -20,6 +20,9 @@ type Report struct {
 
 	// Left were changed by somebody else since, and left as they are.
 	Left []string
+
+	// Later can only be undone later, and stay in the journal for that.
+	Later []string
 }
 
 // Repair undoes what a dead process has left behind, according to its journal, in the network namespace of the calling
@@ -159,6 +162,12 @@ func (u undoer) all(ctx context.Context, live []record) (kept []record, report R
 			continue
 		}
 		what, err := u.one(ctx, r)
+		if errors.Is(err, ErrLater) {
+			keep[r.Key] = true
+			report.Later = append(report.Later, r.String())
+			u.log.Warn("to be undone later", "what", r.String(), "reason", err)
+			continue
+		}
 		if err != nil {
 			keep[r.Key] = true
 			errs = append(errs, fmt.Errorf("undoing %s: %w", r, err))

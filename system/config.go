@@ -59,6 +59,9 @@ type Config struct {
 	// DNS says how names are asked for.
 	DNS DNS
 
+	// Desktop is about the web proxy of the users' desktops.
+	Desktop Desktop
+
 	// KillSwitch keeps everything from leaving the machine that does not belong to the tunnel. Nil means that there is none.
 	KillSwitch *KillSwitch
 

@@ -74,13 +74,14 @@ func (c Config) normal() (Config, error) {
 	return c, nil
 }
 
-// parts returns what changes the resolver and the firewall of the machine at a place.
+// parts returns what changes the resolver, the desktops and the firewall of the machine at a place.
 func (c Config) parts(inner *place) (*resolver.Resolver, *firewall.Firewall, host.Parts) {
 	r := resolver.New(c.resolverOptions(inner))
 	f := &firewall.Firewall{NetNS: inner.file(), Logger: c.Logger}
 	return r, f, host.Parts{
 		Resolver: host.PartOf(r.Apply, r.Undo, resolver.ErrChanged),
 		Firewall: host.PartOf(f.Apply, f.Undo, firewall.ErrChanged),
+		Desktop:  newDesktops(c.Desktop, c.Logger),
 	}
 }
 

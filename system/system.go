@@ -86,6 +86,9 @@ func (s *System) settings(networks []netip.Prefix) (set host.Settings, learned i
 			set.Resolver = c
 		}
 	}
+	if d, ok := t.desktop(); ok {
+		set.Desktop = d
+	}
 	return set, learned
 }
 

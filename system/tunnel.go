@@ -15,6 +15,7 @@ import (
 	"culvert.example/vpn/flow"
 	"culvert.example/vpn/flow/owner"
 	"culvert.example/vpn/host"
+	"culvert.example/vpn/host/proxysettings"
 	"culvert.example/vpn/packet"
 	"culvert.example/vpn/split"
 	"culvert.example/vpn/stack"
@@ -44,7 +45,10 @@ type tunnel struct {
 	judge      *flow.Judge
 	strict     atomic.Pointer[split.Table] // what a kill switch lets past the tunnel is direct
 
+	sessions []proxysettings.Session // whose desktops get the gateway's proxy
+
 	// Guarded by the lock of the System.
+	badProxy   string           // what was said of the proxy that cannot be used
 	given      *transport.Lease // as the tunnel has it
 	lease      *transport.Lease // what is made of it
 	mtu        int
@@ -157,6 +161,7 @@ func (t *tunnel) attach(ctx context.Context) error {
 			return err
 		}
 	}
+	t.sessions = s.sessions()
 	s.mu.Lock()
 	s.tunnel, s.lifted, s.searching, s.since = t, s.closed && s.lifted, false, time.Now()
 	t.intercepts = flows

@@ -27,6 +27,11 @@ at the end; what a crash leaves is undone by "culvert repair" or the next connec
 SIGINT and SIGTERM log out, undo everything and end the command. SIGHUP does the same without logging out (unless there is a
 --script), so that the session can be used again with --cookie. SIGUSR1 prints the state, SIGUSR2 checks the paths to the gateway at once.
 
+If a profile has EnableScripting, the scripts OnConnect and OnDisconnect run: of the files in /etc/culvert/script, or else in the
+script directory of the Cisco client, the first whose name begins so. They have the rights of the user who has started the command,
+or who sits at the machine, never those of root, and get the environment of vpnc-script. If the gateway names a web proxy, the
+desktops of users who are logged in have it until the end.
+
 With one of these it only logs in, without root, and prints what it takes to open the tunnel, in the shape of openconnect:
 
   --authenticate  COOKIE, HOST, CONNECT_URL, FINGERPRINT and RESOLVE as assignments for a shell

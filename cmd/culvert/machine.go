@@ -82,6 +82,8 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	if keeper != nil {
 		c.base.System = guarded{sys, keeper}
 	}
+	scripts := newHooks(a, c, scfg.Logger)
+	c.base.System = scripts.watch(c.base.System, func() string { return sys.Status().Device })
 	g := newAgent(sys, server)
 	g.plan, g.auto = c.plan, auto
 	if g.explain, err = explainer(c.plan, sys, scfg.Filter, m.filterFile, auto); err != nil {
@@ -97,7 +99,7 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	}
 	u := &usage{
 		app: a, sys: sys, agent: g, flags: c, hangup: hangupSignal(ctx), where: m.whereFlags, scripted: scfg.Configurator != nil,
-		removePID: func() {}, stop: stop, over: over, keeper: keeper,
+		removePID: func() {}, stop: stop, over: over, keeper: keeper, hooks: scripts,
 	}
 	if auto == nil {
 		return u.leave(u.run(ctx, server, ask, m.alwaysOn != ""), m.alwaysOn == "closed")
@@ -118,6 +120,7 @@ type usage struct {
 	// over gets why the documents end the tunnel.
 	over   chan error
 	keeper *doorkeeper
+	hooks  *hooks
 
 	where     *whereFlags
 	scripted  bool // a script configures the machine
@@ -252,6 +255,7 @@ func (u *usage) begin(t *vpn.Tunnel, ask *asker) (end func(), err error) {
 		states.stop(t)
 	}
 	sayMachine(r, u.sys.Status())
+	u.hooks.connected(t)
 	if !u.up {
 		u.up = true
 		remove, err := writePID(u.flags.pidFile)
@@ -269,10 +273,12 @@ func (u *usage) begin(t *vpn.Tunnel, ask *asker) (end func(), err error) {
 func (u *usage) leave(end ending, closed bool) error {
 	r := u.app.reporter()
 	defer u.removePID()
+	defer u.hooks.finish()
 	status := u.sys.Status()
 	if end.keep && u.tunnel != nil && !u.scripted {
 		u.removePID()
 		u.stop()
+		u.hooks.finish()
 		r.say(event{Event: "tunnel", State: "closed"}, "left without logging out")
 		return u.app.becomeRepair(u.where)
 	}

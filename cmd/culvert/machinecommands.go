@@ -168,7 +168,8 @@ func (a *app) printRepair(r host.Report) error {
 			Undone []string `json:"undone"`
 			Gone   []string `json:"gone"`
 			Left   []string `json:"left"`
-		}{noNil(r.Undone), noNil(r.Gone), noNil(r.Left)})
+			Later  []string `json:"later,omitempty"`
+		}{noNil(r.Undone), noNil(r.Gone), noNil(r.Left), r.Later})
 	}
 	var err error
 	tell := func(what string, list []string) {
@@ -181,7 +182,8 @@ func (a *app) printRepair(r host.Report) error {
 	tell("undone:          ", r.Undone)
 	tell("gone already:    ", r.Gone)
 	tell("changed by others", r.Left)
-	if err == nil && len(r.Undone)+len(r.Gone)+len(r.Left) == 0 {
+	tell("not possible yet:", r.Later)
+	if err == nil && len(r.Undone)+len(r.Gone)+len(r.Left)+len(r.Later) == 0 {
 		_, err = fmt.Fprintln(a.out, "There is nothing to repair.")
 	}
 	return err

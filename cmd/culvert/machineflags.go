@@ -110,6 +110,7 @@ type machineFlags struct {
 	localLAN   bool
 	noDNS      bool
 	dnsListen  string
+	noProxy    bool
 	alwaysOn   string
 	allowHosts []string
 	heal       string
@@ -137,6 +138,7 @@ func addMachineFlags(cmd *cobra.Command) *machineFlags {
 	f.BoolVar(&m.localLAN, "local-lan", false, "keep the private networks that this machine is connected to out of the tunnel; =false keeps them in")
 	f.BoolVar(&m.noDNS, "no-dns", false, "leave the machine's DNS settings as they are")
 	f.StringVar(&m.dnsListen, "dns-listen", "", "the DNS proxy listens on the loopback address `ADDR:PORT` (default: "+system.DefaultListen+")")
+	f.BoolVar(&m.noProxy, "no-desktop-proxy", false, "leave the proxy settings of desktops as they are, whatever the gateway says")
 	f.StringVar(&m.alwaysOn, "always-on", "", "kill switch: nothing leaves the machine but through the tunnel; without one it is `closed|open`")
 	f.StringArrayVar(&m.allowHosts, "allow-host", nil, "the kill switch always lets `ADDRESS|PREFIX` pass (repeatable)")
 	f.StringVar(&m.heal, "heal", "all", "repair what other programs change of this command's routes, DNS settings and firewall: `all|routes|nothing`")
@@ -153,7 +155,7 @@ func addMachineFlags(cmd *cobra.Command) *machineFlags {
 
 // onlyMachine are the flags that make no sense where no tunnel is opened.
 var onlyMachine = []string{"interface", "script", "background", "data-path", "filter", "include", "exclude", "local-lan", "no-dns", "dns-listen",
-	"always-on", "allow-host", "heal", "netns", "journal", "control"}
+	"no-desktop-proxy", "always-on", "allow-host", "heal", "netns", "journal", "control"}
 
 // systemConfig makes the configuration of system mode. Its errors are mistakes of the user.
 func (m *machineFlags) systemConfig(a *app) (system.Config, error) {
@@ -174,6 +176,7 @@ func (m *machineFlags) systemConfig(a *app) (system.Config, error) {
 	if err := cfg.Heal.UnmarshalText([]byte(m.heal)); err != nil {
 		return fail(usagef("--heal %s: want all, routes or nothing", oneLine(m.heal)))
 	}
+	cfg.Desktop.Off = m.noProxy
 	var err error
 	if cfg.User.Include, cfg.User.DynamicInclude, err = destinations("include", m.include); err != nil {
 		return fail(err)
