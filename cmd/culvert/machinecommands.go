@@ -78,7 +78,7 @@ type notRunningError struct {
 // Error implements error.
 func (e *notRunningError) Error() string {
 	if e.left {
-		return "no culvert connect is running, but one has ended without undoing its changes of this machine, as " + e.journal + " says"
+		return "no culvert connect is running, but one has ended without undoing its changes of this machine, as " + e.journal + " says; a kill switch among them keeps this machine off the network until they are undone"
 	}
 	return "no culvert connect is running"
 }
