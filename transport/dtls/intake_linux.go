@@ -97,8 +97,8 @@ const (
 	busyNap    = 60 * time.Microsecond
 )
 
-// moderate waits a moment if the last messages were worth it, and came few at a time and fast. Who was woken by them runs first: the nap
-// would keep the processor from them.
+// moderate waits a moment if the last messages were worth it, and came few at a time and fast. Unless the packets go to
+// a device, somebody in the program was woken by them and runs first: the nap would keep the processor from them.
 func (r *intake) moderate() {
 	now := time.Now()
 	busy := 0 < r.got && r.got < busyFew && now.Sub(r.last) < busyGap
@@ -113,7 +113,9 @@ func (r *intake) moderate() {
 		size += int(r.land.msgs[i].len)
 	}
 	if size >= r.got*busySize || r.batch && r.streak >= busyStreak {
-		runtime.Gosched()
+		if !r.batch {
+			runtime.Gosched()
+		}
 		nap.For(busyNap)
 		r.last = time.Now()
 	}
