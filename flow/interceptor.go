@@ -384,6 +384,21 @@ func reset(c net.Conn) {
 	c.Close()
 }
 
+// begin counts a flow that somebody has asked for with r, finds out whose it is and enters it. If there is no room for it, r is turned
+// away and a is nil.
+func (in *Interceptor) begin(ctx context.Context, f *Flow, r refusable) (a *active, flowCtx context.Context, leave func()) {
+	if f.Network == "tcp" {
+		in.stats.tcp.Add(1)
+	} else {
+		in.stats.udp.Add(1)
+	}
+	in.identify(ctx, f)
+	if a, flowCtx, leave = in.enter(ctx, f); a == nil {
+		in.turnAway(r)
+	}
+	return a, flowCtx, leave
+}
+
 // enter counts a flow in, unless there are too many, and returns its context, which ends with ctx and with the Interceptor. The
 // caller calls leave at the end.
 func (in *Interceptor) enter(ctx context.Context, f *Flow) (a *active, flowCtx context.Context, leave func()) {

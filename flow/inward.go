@@ -14,12 +14,9 @@ import (
 // whoever listens. It returns when the connection is over.
 func (in *Interceptor) InwardTCP(ctx context.Context, r *stack.TCPRequest) {
 	defer in.caught(health.TransparentProxy)
-	in.stats.tcp.Add(1)
 	f := &Flow{Network: "tcp", Inward: true, Source: r.Source, Destination: r.Destination, Final: true}
-	in.identify(ctx, f)
-	a, ctx, leave := in.enter(ctx, f)
+	a, ctx, leave := in.begin(ctx, f, r)
 	if a == nil {
-		in.turnAway(r)
 		return
 	}
 	defer leave()
@@ -58,12 +55,9 @@ func (in *Interceptor) InwardTCP(ctx context.Context, r *stack.TCPRequest) {
 // InwardUDP is InwardTCP for datagrams and AcceptUDP.
 func (in *Interceptor) InwardUDP(ctx context.Context, r *stack.UDPRequest) {
 	defer in.caught(health.TransparentProxy)
-	in.stats.udp.Add(1)
 	f := &Flow{Network: "udp", Inward: true, Source: r.Source, Destination: r.Destination, Final: true}
-	in.identify(ctx, f)
-	a, ctx, leave := in.enter(ctx, f)
+	a, ctx, leave := in.begin(ctx, f, r)
 	if a == nil {
-		in.turnAway(r)
 		return
 	}
 	defer leave()

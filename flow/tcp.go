@@ -17,12 +17,9 @@ import (
 // acceptTCP carries a connection that a program wants to open. It returns when the connection is over.
 func (in *Interceptor) acceptTCP(ctx context.Context, r *stack.TCPRequest) {
 	defer in.caught(health.TransparentProxy)
-	in.stats.tcp.Add(1)
 	f := &Flow{Network: "tcp", Source: r.Source, Destination: r.Destination}
-	in.identify(ctx, f)
-	a, ctx, leave := in.enter(ctx, f)
+	a, ctx, leave := in.begin(ctx, f, r)
 	if a == nil {
-		in.turnAway(r)
 		return
 	}
 	defer leave()

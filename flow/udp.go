@@ -20,12 +20,9 @@ const maxRefusals = 16
 // acceptUDP carries a flow of datagrams. It returns when the flow is over.
 func (in *Interceptor) acceptUDP(ctx context.Context, r *stack.UDPRequest) {
 	defer in.caught(health.TransparentProxy)
-	in.stats.udp.Add(1)
 	f := &Flow{Network: "udp", Source: r.Source, Destination: r.Destination}
-	in.identify(ctx, f)
-	a, ctx, leave := in.enter(ctx, f)
+	a, ctx, leave := in.begin(ctx, f, r)
 	if a == nil {
-		in.turnAway(r)
 		return
 	}
 	defer leave()
