@@ -23,7 +23,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -34,6 +33,8 @@ import (
 	"time"
 
 	"github.com/godbus/dbus/v5"
+
+	"culvert.example/vpn/internal/unpacked"
 )
 
 // A TB is a testing.TB, or as much of one as is needed.
@@ -93,9 +94,8 @@ const (
 	name    = "org.freedesktop.login1"
 	path    = "/org/freedesktop/login1"
 	manager = name + ".Manager"
-	// answerTime bounds one call, and fetchTime the fetching of the package.
+	// answerTime bounds one call.
 	answerTime = 10 * time.Second
-	fetchTime  = 2 * time.Minute
 )
 
 // busConfig is a bus on which everybody may do everything, as far as the bus is asked. Logind asks the kernel who calls.
@@ -317,13 +317,13 @@ const relative = "lib/systemd/systemd-logind"
 // find returns the daemon, and where libraries of its own are, or "".
 func find() (binary, libs string, err error) {
 	if dir := os.Getenv("CULVERT_LOGIND"); dir != "" {
-		if !unpacked(dir) {
+		if !unpacked.Has(dir, relative) {
 			return "", "", fmt.Errorf("CULVERT_LOGIND is %s, which has no %s", dir, relative)
 		}
-		return filepath.Join(dir, relative), libraries(dir), nil
+		return filepath.Join(dir, relative), unpacked.Libraries(dir), nil
 	}
 	for _, dir := range []string{"/", "/usr"} {
-		if unpacked(dir) {
+		if unpacked.Has(dir, relative) {
 			return filepath.Join(dir, relative), "", nil
 		}
 	}
@@ -332,82 +332,13 @@ func find() (binary, libs string, err error) {
 		return "", "", err
 	}
 	dir := filepath.Join(cache, "culvert", "systemd-logind")
-	if !unpacked(dir) {
+	if !unpacked.Has(dir, relative) {
 		if os.Getenv("CULVERT_INTEROP") != "1" {
 			return "", "", errors.New("systemd-logind is neither installed nor unpacked anywhere; CULVERT_INTEROP=1 fetches it")
 		}
-		if err := fetch(dir); err != nil {
+		if err := unpacked.Fetch(dir, relative, "systemd"); err != nil {
 			return "", "", err
 		}
 	}
-	return filepath.Join(dir, relative), libraries(dir), nil
-}
-
-func unpacked(dir string) bool {
-	info, err := os.Stat(filepath.Join(dir, relative))
-	return err == nil && info.Mode().IsRegular()
-}
-
-// libraries is where the unpacked package has libraries of its own, or "".
-func libraries(root string) string {
-	found, _ := filepath.Glob(filepath.Join(root, "usr/lib/*/systemd"))
-	return strings.Join(found, ":")
-}
-
-// fetch downloads and unpacks the package. Several tests may do so at once.
-func fetch(dir string) error {
-	parent := filepath.Dir(dir)
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return err
-	}
-	lock, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return err
-	}
-	if unpacked(dir) {
-		return nil
-	}
-	tmp, err := os.MkdirTemp("", "fetch-logind")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(tmp)
-	packages := []string{"systemd"}
-	if shared, _ := filepath.Glob("/usr/lib/*/systemd/libsystemd-shared-*.so"); len(shared) == 0 {
-		packages = append(packages, "libsystemd-shared")
-	}
-	if err := run(tmp, "apt-get", append([]string{"-q", "download"}, packages...)...); err != nil {
-		return fmt.Errorf("%w (apt-get update may help)", err)
-	}
-	debs, err := filepath.Glob(filepath.Join(tmp, "*.deb"))
-	if err != nil || len(debs) == 0 {
-		return fmt.Errorf("apt-get downloaded nothing: %w", fs.ErrNotExist)
-	}
-	// Only a whole one gets the name under which it is found.
-	whole := filepath.Join(parent, filepath.Base(tmp))
-	defer os.RemoveAll(whole)
-	for _, deb := range debs {
-		if err := run(tmp, "dpkg", "-x", deb, whole); err != nil {
-			return err
-		}
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		return err
-	}
-	return os.Rename(whole, dir)
-}
-
-func run(dir, name string, args ...string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), fetchTime)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, out)
-	}
-	return nil
+	return filepath.Join(dir, relative), unpacked.Libraries(dir), nil
 }

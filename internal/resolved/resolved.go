@@ -12,15 +12,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"culvert.example/vpn/internal/netns"
+	"culvert.example/vpn/internal/unpacked"
 )
 
 // A Daemon is a systemd-resolved that runs. It ends with the test.
@@ -36,8 +35,7 @@ type Daemon struct {
 	stop func()
 }
 
-// timeout bounds each command that is run.
-const timeout = 2 * time.Minute
+const relative = "lib/systemd/systemd-resolved"
 
 // busConfig is a bus on which everybody may do everything, as far as the bus is asked. Systemd-resolved asks the kernel who calls.
 const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
@@ -119,7 +117,7 @@ func (d *Daemon) Stop() { d.stop() }
 func (d *Daemon) Control(args ...string) string {
 	d.tb.Helper()
 	ctl := filepath.Join(d.root, "usr/bin/resolvectl")
-	return d.host.Run("env", append([]string{"DBUS_SYSTEM_BUS_ADDRESS=" + d.Address, "LD_LIBRARY_PATH=" + libraries(d.root), ctl,
+	return d.host.Run("env", append([]string{"DBUS_SYSTEM_BUS_ADDRESS=" + d.Address, "LD_LIBRARY_PATH=" + unpacked.Libraries(d.root), ctl,
 		"--no-pager"}, args...)...)
 }
 
@@ -155,7 +153,7 @@ func (d *Daemon) startBus() {
 func (d *Daemon) startDaemon() {
 	d.tb.Helper()
 	stop := d.host.Start("env", "DBUS_SYSTEM_BUS_ADDRESS="+d.Address, "sh", "-c", daemon, "sh", d.Dir,
-		filepath.Join(d.root, "lib/systemd/systemd-resolved"), libraries(d.root))
+		filepath.Join(d.root, relative), unpacked.Libraries(d.root))
 	d.stop = stop
 	d.tb.Cleanup(stop)
 	d.wait("systemd-resolved", func() bool {
@@ -175,16 +173,10 @@ func (d *Daemon) wait(what string, ready func() bool) {
 	}
 }
 
-// libraries is where the unpacked package has libraries of its own, or "".
-func libraries(root string) string {
-	found, _ := filepath.Glob(filepath.Join(root, "usr/lib/*/systemd"))
-	return strings.Join(found, ":")
-}
-
 // find returns the directory of the unpacked package.
 func find() (string, error) {
 	if dir := os.Getenv("CULVERT_RESOLVED"); dir != "" {
-		if !unpacked(dir) {
+		if !unpacked.Has(dir, relative) {
 			return "", fmt.Errorf("CULVERT_RESOLVED is %s, which has no lib/systemd/systemd-resolved", dir)
 		}
 		return dir, nil
@@ -194,74 +186,11 @@ func find() (string, error) {
 		return "", err
 	}
 	dir := filepath.Join(cache, "culvert", "systemd-resolved")
-	if unpacked(dir) {
+	if unpacked.Has(dir, relative) {
 		return dir, nil
 	}
 	if os.Getenv("CULVERT_INTEROP") != "1" {
 		return "", errors.New("systemd-resolved is not unpacked anywhere; CULVERT_INTEROP=1 fetches it")
 	}
-	return dir, fetch(dir)
-}
-
-func unpacked(dir string) bool {
-	info, err := os.Stat(filepath.Join(dir, "lib/systemd/systemd-resolved"))
-	return err == nil && info.Mode().IsRegular()
-}
-
-// fetch downloads and unpacks the package. Several tests may do so at once.
-func fetch(dir string) error {
-	parent := filepath.Dir(dir)
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return err
-	}
-	lock, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return err
-	}
-	if unpacked(dir) {
-		return nil
-	}
-	tmp, err := os.MkdirTemp("", "fetch-resolved")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(tmp)
-	packages := []string{"systemd-resolved"}
-	if shared, _ := filepath.Glob("/usr/lib/*/systemd/libsystemd-shared-*.so"); len(shared) == 0 {
-		packages = append(packages, "libsystemd-shared")
-	}
-	if err := run(tmp, "apt-get", append([]string{"-q", "download"}, packages...)...); err != nil {
-		return fmt.Errorf("%w (apt-get update may help)", err)
-	}
-	debs, err := filepath.Glob(filepath.Join(tmp, "*.deb"))
-	if err != nil || len(debs) == 0 {
-		return fmt.Errorf("apt-get downloaded nothing: %w", fs.ErrNotExist)
-	}
-	// Only a whole one gets the name under which it is found.
-	whole := filepath.Join(parent, filepath.Base(tmp))
-	defer os.RemoveAll(whole)
-	for _, deb := range debs {
-		if err := run(tmp, "dpkg", "-x", deb, whole); err != nil {
-			return err
-		}
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		return err
-	}
-	return os.Rename(whole, dir)
-}
-
-func run(dir, name string, args ...string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, out)
-	}
-	return nil
+	return dir, unpacked.Fetch(dir, relative, "systemd-resolved")
 }
