@@ -81,6 +81,9 @@ func (t *tunnel) supervise(ctx context.Context) error {
 			if r.Part != "" {
 				e.What += " in " + r.Part
 			}
+			if t.s.rules != nil && r.Path == health.Packet {
+				e.What += "; the content filter is not in force there, until: " + health.RevertCommand
+			}
 			t.s.note(e)
 		},
 		Logger: t.s.log,
