@@ -81,7 +81,7 @@ func (t *tunnel) supervise(ctx context.Context) error {
 			if r.Part != "" {
 				e.What += " in " + r.Part
 			}
-			if t.s.rules != nil && r.Path == health.Packet {
+			if t.s.rules != nil && r.Path == health.Packet && r.Reason != health.None {
 				e.What += "; the content filter is not in force there, until: " + health.RevertCommand
 			}
 			t.s.note(e)

@@ -35,7 +35,9 @@ func (w *world) neighbour() string {
 	index := list(w.client.Run("ip", "-j", "link", "show", w.clientIf))[0].Index
 	for _, l := range list(w.router.Run("ip", "-j", "-6", "address", "show", "scope", "link")) {
 		for _, a := range l.Addrs {
-			return a.Local.WithZone(fmt.Sprint(index)).String()
+			if a.Local.IsValid() {
+				return a.Local.WithZone(fmt.Sprint(index)).String()
+			}
 		}
 	}
 	w.tb.Fatal("the router has no link-local address")

@@ -267,6 +267,9 @@ func TestExplainRunning(t *testing.T) {
 			`and the addresses of --allow-host => nowhere\n`},
 		{"local network", system.Status{Attached: true, Firewall: closed}, &system.KillSwitch{LocalLAN: true}, "10.9.9.9", `--local-lan \(command line\): .* => direct\n`},
 	} {
+		if tt.status.DataPath.Reason == "" {
+			tt.status.DataPath.Path = health.Packet
+		}
 		view.sys, view.wanted = &explainedMachine{m.routes, tt.status}, tt.wanted
 		var rules *filter.Config
 		if tt.wanted == nil {
