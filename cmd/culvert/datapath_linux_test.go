@@ -69,7 +69,7 @@ func TestDataPath(t *testing.T) {
 	got := m.culvert("policy", "explain", ocserv.Inside.String()+":23")
 	for _, want := range []string{
 		"/tcp: tunnel\n", "no telnet = block (flow rules /etc/rules.toml): the rules are not in force: packets take the packet path", "until: culvert data-path revert; otherwise they would block this",
-		"route (gateway): include ", "whenever the tunnel is down: direct\n", "--always-on: it is not given",
+		" => tunnel\n", "whenever the tunnel is down: direct\n", "--always-on: it is not given",
 	} {
 		if got.code != exitOK || !strings.Contains(got.out, want) {
 			t.Errorf("explain: %+v, want %s", got, want)
