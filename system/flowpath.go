@@ -66,6 +66,7 @@ func (t *tunnel) openCrossing() error {
 func (t *tunnel) supervise(ctx context.Context) error {
 	k := t.s.cfg.KillSwitch
 	current := new(atomic.Pointer[flow.Side])
+	var last Event // a report changes in more than what a person is told
 	sv, err := flow.Supervise(flow.SupervisorConfig{
 		Health:   health.Config{Close: k != nil && !k.Open, Silence: flowSilence, SwitchTime: switchTime},
 		Interval: flowInterval,
@@ -81,7 +82,13 @@ func (t *tunnel) supervise(ctx context.Context) error {
 			if r.Part != "" {
 				e.What += " in " + r.Part
 			}
-			t.s.note(e)
+			if t.s.rules != nil && r.Path == health.Packet && r.Reason != health.None {
+				e.What += "; the content filter is not in force there, until: " + health.RevertCommand
+			}
+			if e != last {
+				last = e
+				t.s.note(e)
+			}
 		},
 		Logger: t.s.log,
 	})

@@ -12,9 +12,7 @@ import (
 	"time"
 
 	"culvert.example/vpn"
-	"culvert.example/vpn/flow/filter"
 	"culvert.example/vpn/policy"
-	"culvert.example/vpn/policy/decision"
 	"culvert.example/vpn/policy/network/selection"
 	"culvert.example/vpn/policy/plan"
 	"culvert.example/vpn/policy/preferences"
@@ -275,20 +273,4 @@ func nonEmpty(all ...string) (some []string) {
 		}
 	}
 	return some
-}
-
-// explainer returns what says of a flow what becomes of it on this machine, and why.
-func explainer(p *plan.Plan, sys *system.System, rules *filter.Config, file string, auto *automat) (func(context.Context, decision.Query) decision.Verdict, error) {
-	var compiled *filter.Rules
-	if rules != nil {
-		var err error
-		if compiled, err = filter.Compile(*rules); err != nil {
-			return nil, err
-		}
-	}
-	return func(_ context.Context, q decision.Query) decision.Verdict {
-		in := machineInputs(p, sys, compiled, file)
-		in.Network = auto.decided()
-		return decision.Judge(in, q)
-	}, nil
 }

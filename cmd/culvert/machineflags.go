@@ -74,7 +74,7 @@ func (w *whereFlags) controlPaths(getenv func(string) string) []string {
 	if paths := controlPaths(getenv, w.of(connectSocket)); len(paths) > 0 {
 		return paths
 	}
-	return []string{filepath.Join("/run/culvert", w.of(connectSocket))}
+	return []string{filepath.Join(rootSockets, w.of(connectSocket))}
 }
 
 // check reports what cannot be meant.
@@ -309,16 +309,4 @@ func readFilter(file string) (*filter.Config, error) {
 		return nil, &usageError{err: fmt.Errorf("--filter %s: %w", file, err)}
 	}
 	return cfg, nil
-}
-
-// leftovers reports whether a client that was killed has left changes of the machine. It needs the right to read the journal.
-func (w *whereFlags) leftovers() (bool, error) {
-	fi, err := os.Stat(w.journalPath())
-	switch {
-	case err == nil:
-		return fi.Size() > 0, nil
-	case errors.Is(err, fs.ErrNotExist):
-		return false, nil
-	}
-	return false, err
 }
