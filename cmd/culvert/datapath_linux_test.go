@@ -5,11 +5,13 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"culvert.example/vpn/internal/ocserv"
+	"culvert.example/vpn/system"
 )
 
 // TestDataPath has a machine leave the flow path for the packet path, and go back, with the same session.
@@ -66,6 +68,15 @@ func TestDataPath(t *testing.T) {
 	m.splitsOnFlowPath()
 	if now := m.session(); now != session {
 		t.Errorf("the session at the gateway is %s, and was %s", now, session)
+	}
+	var told []string
+	for _, e := range m.report().Events {
+		if e.Kind == system.EventDataPath {
+			told = append(told, e.What)
+		}
+	}
+	if want := []string{"packets take the flow path", "packets take the packet path, since somebody wanted it so", "packets take the flow path"}; !slices.Equal(told, want) {
+		t.Errorf("it tells of the path %q", told)
 	}
 	if r = m.report(); len(r.DataPath.Components) != 3 {
 		t.Errorf("%+v", r.DataPath)
