@@ -20,6 +20,7 @@ import (
 	"culvert.example/vpn/policy"
 	"culvert.example/vpn/policy/certificate"
 	"culvert.example/vpn/policy/decision"
+	"culvert.example/vpn/system"
 	"culvert.example/vpn/transport/login"
 	"culvert.example/vpn/transport/upstream"
 )

@@ -29,13 +29,9 @@ type RejectedError struct {
 	Err error
 }
 
-// Error returns a text with what the gateway says, and what the Prompter does unless that is only that it has no answer.
+// Error returns a text with what the gateway says and what the Prompter does.
 func (e *RejectedError) Error() string {
-	text := fmt.Sprintf("%v: %s does not accept the answers and says %.400q", transport.ErrLogin, e.Gateway, e.Said)
-	if !errors.Is(e.Err, ErrCannot) {
-		text += ": " + e.Err.Error()
-	}
-	return text
+	return fmt.Sprintf("%v: %s does not accept the answers and says %.400q: %v", transport.ErrLogin, e.Gateway, e.Said, e.Err)
 }
 
 // Unwrap returns transport.ErrLogin and Err.
