@@ -32,8 +32,8 @@ type Config struct {
 
 	// Namespace is the network namespace that the interface is put into, with everything that goes with it: routes, resolver,
 	// firewall. It is a name that "ip netns" knows, or a path. The connections to the gateway stay in the namespace of the
-	// thread that calls Open. Empty means that namespace for everything. The resolv.conf of a namespace with a name is
-	// /etc/netns/NAME/resolv.conf, which "ip netns exec" shows to programs as theirs.
+	// thread that calls Open. Empty means that namespace for everything. The resolv.conf of a namespace is
+	// /etc/netns/NAME/resolv.conf, which "ip netns exec" shows to programs as theirs; for NAME see [NamespaceName].
 	Namespace string
 
 	// Journal is the file that records what has to be undone, and whose lock keeps a second instance away. It must be an

@@ -91,7 +91,7 @@ func (c Config) resolverOptions(inner *place) resolver.Options {
 	o := resolver.Options{Backend: c.DNS.Backend, Bus: c.DNS.Bus, Path: c.DNS.ResolvConf, Logger: c.Logger}
 	if c.Namespace != "" {
 		if o.Path == "" {
-			o.Path = filepath.Join("/etc/netns", filepath.Base(inner.path), "resolv.conf")
+			o.Path = filepath.Join("/etc/netns", inner.name, "resolv.conf")
 		}
 		if o.Backend == resolver.Auto {
 			o.Backend = resolver.File
@@ -145,6 +145,7 @@ func (c Config) places() (outer, inner *place, err error) {
 }
 
 func (s *System) closePlaces() {
+	removeEmpty(s.made)
 	s.outer.close()
 	if s.inner != s.outer {
 		s.inner.close()
@@ -162,8 +163,7 @@ func (s *System) open(ctx context.Context) error {
 		return err
 	}
 	if s.cfg.Namespace != "" && s.cfg.DNS.ResolvConf == "" && s.manageNames() {
-		// The directory is the only thing that stays: an empty one means nothing to ip-netns(8).
-		if err := os.MkdirAll(filepath.Dir(s.cfg.resolverOptions(s.inner).Path), 0o755); err != nil {
+		if err := s.makeDir(filepath.Dir(s.cfg.resolverOptions(s.inner).Path)); err != nil {
 			return fmt.Errorf("system: the directory for the resolv.conf of namespace %s: %w", s.cfg.Namespace, err)
 		}
 	}
@@ -199,6 +199,23 @@ func (s *System) open(ctx context.Context) error {
 	}
 	s.watch()
 	return nil
+}
+
+// makeDir makes a directory with those above it, and remembers which were not there.
+func (s *System) makeDir(dir string) error {
+	for d := dir; ; d = filepath.Dir(d) {
+		if _, err := os.Lstat(d); err == nil {
+			return os.MkdirAll(dir, 0o755)
+		}
+		s.made = append(s.made, d)
+	}
+}
+
+// removeEmpty removes the directories of a list that are empty.
+func removeEmpty(dirs []string) {
+	for _, d := range dirs {
+		_ = os.Remove(d)
+	}
 }
 
 // manageNames reports whether the resolver of the machine is this package's business.
@@ -243,5 +260,10 @@ func Repair(ctx context.Context, cfg Config) (host.Report, error) {
 		report, err = host.Repair(ctx, cfg.Journal, parts)
 		return err
 	})
+	if cfg.Namespace != "" && cfg.DNS.ResolvConf == "" && len(report.Undone) > 0 {
+		// An empty directory means nothing to ip-netns(8), whoever made it.
+		dir := filepath.Dir(cfg.resolverOptions(inner).Path)
+		removeEmpty([]string{dir, filepath.Dir(dir)})
+	}
 	return report, err
 }

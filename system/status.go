@@ -283,10 +283,7 @@ func (d *DataPathStatus) fill(t *tunnel) {
 	d.Reason = "it was asked for"
 	switch {
 	case r.Reason != health.None:
-		d.Reason = "the flow path was left: " + r.Reason.String()
-		if r.Part != "" {
-			d.Reason += " in " + r.Part
-		}
+		d.Reason = "the flow path was left, since " + r.Why()
 	case d.Configured == Auto:
 		d.Reason = "the content filter needs it"
 	}

@@ -31,6 +31,7 @@ type System struct {
 	outer  *place        // of the connections to the gateway
 	inner  *place        // of the device
 	shared bool          // both are the same namespace
+	made   []string      // directories that were not there before, the innermost first
 
 	interpose func(flow.Decider) flow.Decider // by tests, in front of the content filter
 

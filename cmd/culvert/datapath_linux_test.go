@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"culvert.example/vpn/internal/ocserv"
+	"culvert.example/vpn/system"
 )
 
 // TestDataPath has a machine leave the flow path for the packet path, and go back, with the same session.
@@ -93,6 +94,15 @@ func TestDataPath(t *testing.T) {
 	m.splitsOnFlowPath()
 	if now := m.session(); now != session {
 		t.Errorf("the session at the gateway is %s, and was %s", now, session)
+	}
+	var path []string
+	for _, e := range m.report().Events {
+		if e.Kind == system.EventDataPath {
+			path = append(path, e.What)
+		}
+	}
+	if want := []string{"packets take the flow path", "packets take the packet path, since somebody wanted it so; the content filter is not in force there, until: " + "culvert data-path revert", "packets take the flow path"}; !slices.Equal(path, want) {
+		t.Errorf("it tells of the path %q", path)
 	}
 	if r = m.report(); len(r.DataPath.Components) != 3 {
 		t.Errorf("%+v", r.DataPath)

@@ -14,6 +14,7 @@ import (
 	"culvert.example/vpn/gateway"
 	"culvert.example/vpn/proxy"
 	"culvert.example/vpn/system"
+	"culvert.example/vpn/transport/login"
 	"culvert.example/vpn/transport/trust"
 )
 
@@ -68,6 +69,17 @@ func asUsage(err error) error {
 	}
 	return &usageError{err: err}
 }
+
+// A refusedError is a login that the gateway has refused with a password from standard input.
+type refusedError struct{ *login.RejectedError }
+
+// Error implements error.
+func (e *refusedError) Error() string {
+	return fmt.Sprintf("the gateway refused the user name or the password, which was read from standard input: %s says %.400q", e.Gateway, e.Said)
+}
+
+// Unwrap returns the cause.
+func (e *refusedError) Unwrap() error { return e.RejectedError }
 
 // codeOf returns the exit status for an error.
 func codeOf(err error) exitCode {

@@ -13,6 +13,7 @@ import (
 
 	"culvert.example/vpn"
 	"culvert.example/vpn/policy"
+	"culvert.example/vpn/policy/document"
 	"culvert.example/vpn/policy/network/selection"
 	"culvert.example/vpn/policy/plan"
 	"culvert.example/vpn/policy/preferences"
@@ -38,6 +39,11 @@ func (c *clientFlags) govern(a *app, args []string, machine bool) error {
 	if errors.Is(err, plan.ErrNoHost) {
 		return nil // what is missing is said where the gateway is needed
 	}
+	if p != nil {
+		if err := c.notListed(p, c.typed(args)); err != nil {
+			return err
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -59,6 +65,32 @@ func listedName(profiles *profile.Collection, name string) string {
 		host = before
 	}
 	return strings.TrimSuffix(host, ":443")
+}
+
+// notListed refuses a name that is like those of entries and that no profile lists, which would otherwise be looked up as that of a host.
+// Who means a host writes a dot, a colon or a URL.
+func (c *clientFlags) notListed(p *plan.Plan, typed string) error {
+	profiles := p.Documents.Profiles
+	hosts := profiles.Hosts()
+	if p.Listed || typed == "" || len(hosts) == 0 || strings.ContainsAny(typed, ".:") {
+		return nil
+	}
+	name := listedName(profiles, typed)
+	names := make([]string, len(hosts))
+	for i, h := range hosts {
+		names[i] = h.Name
+	}
+	const most = 10
+	entries := strings.Join(names[:min(most, len(names))], ", ")
+	if more := len(names) - most; more > 0 {
+		entries += fmt.Sprintf(" and %d more", more)
+	}
+	hint := "For a host of that name write https://" + oneLine(name) + "."
+	if near := document.Nearest(name, names); near != "" {
+		hint = fmt.Sprintf("Did you mean %q? ", near) + hint
+	}
+	return &usageError{hint: hint, err: fmt.Errorf("%q is no entry of %s, whose entries are %s", name,
+		cmp.Or(c.documents.profileFile, "the VPN profiles of this machine"), oneLine(entries))}
 }
 
 // listedURL returns the URL of a gateway, which stands for the entry with that name, or "" for the one that was chosen.
@@ -159,6 +191,8 @@ func (m *machineFlags) obey(a *app, p *plan.Plan, cfg *system.Config) error {
 	}
 	if k := killSwitch(a, p); k != nil && (cfg.KillSwitch == nil || cfg.KillSwitch.Open) {
 		cfg.KillSwitch = k
+	} else if k != nil && k.Locked {
+		cfg.KillSwitch.Locked = true
 	}
 	if cfg.LocalLAN == system.AsGateway && !p.LocalLAN {
 		cfg.LocalLAN = system.No
@@ -229,7 +263,7 @@ func (u *usage) dialServer(ctx context.Context, server, name string) (*vpn.Tunne
 		return nil, ending{err: err}
 	}
 	u.agent.dials(server)
-	u.app.reporter().say(event{Event: "tunnel", State: "connecting", Gateway: server}, "to %s", oneLine(server))
+	u.app.reporter().say(event{Event: "tunnel", State: "connecting", Gateway: server}, "connecting to %s", oneLine(server))
 	return u.dial(ctx, server, cfg)
 }
 

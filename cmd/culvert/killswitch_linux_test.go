@@ -165,6 +165,20 @@ func TestKillSwitch(t *testing.T) {
 		t.Errorf("repair: %+v", got)
 	}
 	m.unchanged("after the last culvert repair")
+
+	// A locked one survives whoever ends the client, and not root's repair.
+	p = m.connect("--always-on", "locked")
+	if got := m.culvert("disconnect"); got.code != exitOK || !strings.Contains(got.stderr, stillLocked) {
+		t.Errorf("disconnect: %+v", got)
+	}
+	if code := p.exit(); code != exitOK {
+		t.Errorf("exit status %d", code)
+	}
+	m.offline("after culvert disconnect with a locked kill switch")
+	if got := m.culvert("repair"); got.code != exitOK {
+		t.Errorf("repair: %+v", got)
+	}
+	m.unchanged("after culvert repair of a locked kill switch")
 }
 
 // offline fails the test if the machine reaches somebody.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"os"
@@ -23,6 +24,7 @@ import (
 	"culvert.example/vpn/flow/filter"
 	"culvert.example/vpn/flow/health"
 	"culvert.example/vpn/host"
+	"culvert.example/vpn/host/firewall"
 	"culvert.example/vpn/system"
 )
 
@@ -69,9 +71,37 @@ func TestSystemConfig(t *testing.T) {
 	if got, err = m.systemConfig(a); err != nil || got.Journal != system.DefaultJournal || got.LocalLAN != system.AsGateway || got.KillSwitch != nil || got.DNS.Off {
 		t.Errorf("without flags: %+v, %v", got, err)
 	}
+	a, m = machineFlagsOf(t, "--always-on", "locked")
+	if got, err = m.systemConfig(a); err != nil || got.KillSwitch == nil || got.KillSwitch.Open || !got.KillSwitch.Locked || !m.closed() {
+		t.Errorf("%+v, %v", got, err)
+	}
 	a, m = machineFlagsOf(t, "--local-lan", "--always-on", "closed", "--no-dns")
 	if got, err = m.systemConfig(a); err != nil || got.LocalLAN != system.Yes || got.KillSwitch == nil || got.KillSwitch.Open || !got.KillSwitch.LocalLAN || !got.DNS.Off {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// TestManual reads the example of a filter, and holds README.md to what it says of the machine.
+func TestManual(t *testing.T) {
+	example := strings.ReplaceAll(strings.TrimPrefix(filterExample, "  "), "\n  ", "\n")
+	cfg, err := readFilter(put(t, t.TempDir(), "rules.toml", example))
+	if err != nil || len(cfg.Rules) != 2 || len(cfg.Rules[0].Users) != 2 || len(cfg.Rules[1].Ports) != 3 {
+		t.Errorf("%+v, %v", cfg, err)
+	}
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"  ```toml\n" + filterExample + "  ```\n", fmt.Sprintf("routing table %d and rules of that priority", host.DefaultTable), fmt.Sprintf("mark %#x", host.DefaultMark),
+		"table inet " + firewall.TableName, system.DefaultDevice, system.DefaultJournal, defaultLog,
+	} {
+		if !strings.Contains(string(readme), want) {
+			t.Errorf("README.md lacks %q", want)
+		}
+	}
+	if host.DefaultTable != host.DefaultPriority {
+		t.Error("the table and its rules have different numbers, other than README.md says")
 	}
 }
 
@@ -94,7 +124,7 @@ func TestWhere(t *testing.T) {
 	if w.journalPath() != system.DefaultJournal || filepath.Base(w.controlPaths(none)[0]) != connectSocket {
 		t.Errorf("%s, %s", w.journalPath(), w.controlPaths(none))
 	}
-	w = &whereFlags{netns: "/run/netns/blue"}
+	w = &whereFlags{netns: "/var/run/netns/blue"}
 	if w.journalPath() != system.DefaultJournal+"-blue" || filepath.Base(w.controlPaths(none)[0]) != "connect-blue.sock" {
 		t.Errorf("%s, %s", w.journalPath(), w.controlPaths(none))
 	}
@@ -244,12 +274,14 @@ func TestMachineText(t *testing.T) {
 	if got := machineText(s); !strings.Contains(got, "; all flows are taken to be judged; ") {
 		t.Errorf("%s", got)
 	}
-	if got := undone(s); got != "undone: addresses and routes, DNS (systemd-resolved), kill switch" {
+	if got := undone(s, true, false); got != "undone: addresses and routes, DNS (systemd-resolved), kill switch" {
 		t.Errorf("%s", got)
 	}
-	s.Firewall.Locked = true
-	if got := undone(s); !strings.Contains(got, "the kill switch stays") {
+	if got := undone(s, true, true); !strings.HasSuffix(got, "DNS (systemd-resolved); "+stillLocked) {
 		t.Errorf("%s", got)
+	}
+	if got := undone(system.Status{}, false, false); got != "" {
+		t.Errorf("of a machine that was not changed: %s", got)
 	}
 }
 
@@ -327,7 +359,15 @@ func TestAgent(t *testing.T) {
 		}
 	}
 
-	// Who asks for the end waits for it, and hears what went wrong.
+	// Who asks for the end waits for it, and hears what went wrong or stays.
+	go func() {
+		d := <-g.leave
+		d.locked = true
+		close(d.done)
+	}()
+	if got := ask("disconnect"); got.code != exitOK || !strings.Contains(got.stderr, stillLocked) {
+		t.Errorf("%+v", got)
+	}
 	for _, failed := range []error{nil, errors.New("a route would not go")} {
 		go func() {
 			d := <-g.leave

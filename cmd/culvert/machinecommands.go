@@ -59,8 +59,8 @@ func (a *app) disconnect() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "disconnect",
 		Short: "Log out and undo what culvert connect has changed",
-		Long: `Disconnect has a running "culvert connect" log out, undo all its changes of this machine, the kill switch included, and end.
-It returns when that is done. If none runs but one was killed, use "culvert repair".
+		Long: `Disconnect has a running "culvert connect" log out, undo all its changes of this machine, the kill switch included unless
+that is locked, and end. It returns when that is done. If none runs but one was killed, use "culvert repair".
 
 ` + exitHelp,
 		Args: cobra.NoArgs,
@@ -71,10 +71,15 @@ It returns when that is done. If none runs but one was killed, use "culvert repa
 		if err != nil {
 			return err
 		}
-		if err := c.call(cmd.Context(), "POST", "/v1/disconnect", nil, &struct{}{}); err != nil {
+		var left farewellReport
+		if err := c.call(cmd.Context(), "POST", "/v1/disconnect", nil, &left); err != nil {
 			return err
 		}
-		a.reporter().say(event{Event: "system", State: "closed"}, "logged out, and this machine is as it was before")
+		e, text := event{Event: "system", State: "closed"}, "logged out, and this machine is as it was before"
+		if left.Locked {
+			e.KillSwitch, text = system.FirewallClosed, "logged out; "+stillLocked
+		}
+		a.reporter().say(e, "%s", text)
 		return nil
 	}
 	return cmd
@@ -86,7 +91,7 @@ func (a *app) repair() *cobra.Command {
 		Use:   "repair",
 		Short: "Undo what a culvert connect that was killed has changed",
 		Long: `Repair undoes what the journal says that a killed "culvert connect" has changed of this machine, and tells each thing. It lifts the
-kill switch too. It never touches what other programs have changed since. Repairing twice does no harm, and the next "culvert
+kill switch too, also a locked one. It never touches what other programs have changed since. Repairing twice does no harm, and the next "culvert
 connect" repairs before anything else.
 
 ` + exitHelp,

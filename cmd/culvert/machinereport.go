@@ -279,7 +279,7 @@ func eventText(e system.Event) string {
 	switch {
 	case e.Healed:
 		return e.What + "; repaired"
-	case e.Kind == system.EventRoam && e.Err != "":
+	case (e.Kind == system.EventRoam || e.Kind == system.EventDataPath) && e.Err != "":
 		return e.What + ": " + e.Err
 	case e.Err != "":
 		return e.What + "; not repaired: " + e.Err

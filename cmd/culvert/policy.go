@@ -156,7 +156,7 @@ The exit status is 1 if the connection is refused.
 	f := cmd.Flags()
 	e.documents.add(f)
 	f.StringVar(&e.gateway, "gateway", "", "presume a tunnel to the gateway `NAME` of the profile, or to an address")
-	f.StringVar(&e.filter, "filter", "", "the rules of the content filter are in the TOML `FILE`")
+	f.StringVar(&e.filter, "filter", "", "the rules of the content filter are in the TOML `FILE`; see culvert connect --help")
 	f.StringVar(&e.query.User, "user", "", "presume a program of the user `NAME`")
 	f.StringVar(&e.query.Program, "program", "", "presume the program at `PATH`")
 	f.StringVar(&e.query.Network, "protocol", "tcp", "presume the `PROTOCOL` tcp, udp or ping")
@@ -200,6 +200,9 @@ func (a *app) explain(ctx context.Context, e *explainFlags) (decision.Verdict, e
 	}
 	if !e.offline && !named {
 		where := whereFlags{netns: e.netns, control: e.control}
+		if err := where.check(); err != nil {
+			return decision.Verdict{}, err
+		}
 		c, err := dialControlAt("connect", where.askPaths(a.getenv))
 		switch {
 		case err == nil:

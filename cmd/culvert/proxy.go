@@ -21,6 +21,7 @@ type proxyFlags struct {
 	listen     []string
 	listenAuth string
 	allowOpen  bool
+	noDirect   bool
 	forwards   []string
 }
 
@@ -31,7 +32,8 @@ func (a *app) proxy() *cobra.Command {
 		Long: `Proxy connects to an AnyConnect-compatible gateway, without root, and serves a proxy for what lies behind it: SOCKS5 with
 TCP and UDP, SOCKS4a, and HTTP with CONNECT and plain requests, all on one port. Names are resolved inside the tunnel.
 For programs that know no proxy, --local-forward binds a port of this machine to one destination, as ssh and ocproxy do.
-The tunnel prefers DTLS, falls back to TLS, and reconnects by itself; connections through it wait meanwhile.
+The tunnel prefers DTLS, falls back to TLS, and reconnects by itself; connections through it wait meanwhile. What the gateway's
+split rules leave outside the tunnel is reached directly from this machine, which the command tells once; --no-direct refuses it.
 
 SIGINT and SIGTERM log out and end the command. SIGUSR1 prints the state, SIGUSR2 checks the paths to the gateway at once.
 
@@ -49,6 +51,7 @@ SIGINT and SIGTERM log out and end the command. SIGUSR1 prints the state, SIGUSR
 	f.StringArrayVar(&p.listen, "listen", []string{"127.0.0.1:1080"}, "serve the proxy on `ADDR:PORT` (repeatable)")
 	f.StringVar(&p.listenAuth, "listen-auth", "", "clients of the proxy must give a user and password that `FILE` has as a line USER:PASSWORD")
 	f.BoolVar(&p.allowOpen, "allow-open", false, "let everybody who reaches the port use the proxy")
+	f.BoolVar(&p.noDirect, "no-direct", false, "refuse destinations that the gateway leaves outside the tunnel, instead of reaching them directly")
 	f.StringArrayVarP(&p.forwards, "local-forward", "L", nil, "carry connections to local PORT through the tunnel to HOST:HOSTPORT, as `[BIND:]PORT:HOST:HOSTPORT` says (repeatable); BIND is 127.0.0.1 unless given, * stands for all addresses")
 	cmd.RegisterFlagCompletionFunc("local-forward", cobra.NoFileCompletions)
 	cmd.RegisterFlagCompletionFunc("listen", cobra.NoFileCompletions)
@@ -88,10 +91,11 @@ func (a *app) runProxy(ctx context.Context, c *clientFlags, p *proxyFlags, args 
 		return err
 	}
 	r := a.reporter()
-	r.say(event{Event: "tunnel", State: "connecting", Gateway: server}, "to %s", oneLine(server))
+	cfg.Direct = direct(r, p.noDirect)
+	r.say(event{Event: "tunnel", State: "connecting", Gateway: server}, "connecting to %s", oneLine(server))
 	t, err := vpn.Dial(ctx, server, cfg)
 	if err != nil {
-		return err
+		return c.blame(err)
 	}
 	defer t.Close()
 	ask.leaveAlone()
@@ -117,7 +121,7 @@ func (a *app) runProxy(ctx context.Context, c *clientFlags, p *proxyFlags, args 
 	go watchNetwork(watching, t)
 	go watchSignals(watching, r, t)
 	for _, l := range listeners {
-		r.say(event{Event: "listen", State: "listening", Address: l.Addr().String()}, "SOCKS5 and HTTP proxy on %v", l.Addr())
+		r.say(event{Event: "listen", State: "listening", Address: l.Addr().String()}, "listening for SOCKS5 and HTTP on %v", l.Addr())
 	}
 	for i, l := range entrances {
 		to := forwards[i].target

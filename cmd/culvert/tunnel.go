@@ -61,13 +61,13 @@ func tellStates(ctx context.Context, r *reporter, t *vpn.Tunnel, told func()) {
 			// The command says why as it ends.
 			r.say(e, "the tunnel has ended")
 		case s.State == vpn.Reconnecting:
-			r.say(e, "%s; connections through the tunnel wait", whyNot(s))
+			r.say(e, "reconnecting: %s; connections through the tunnel wait", whyNot(s))
 		case first:
-			r.say(e, "%s", describe(s))
+			r.say(e, "connected %s", describe(s))
 		case last.State == vpn.Reconnecting:
-			r.say(e, "again, over %s, after %v", pathName(s.Path), time.Since(last.Since).Round(100*time.Millisecond))
+			r.say(e, "connected again, over %s, after %v", pathName(s.Path), time.Since(last.Since).Round(100*time.Millisecond))
 		default:
-			r.say(e, "now over %s%s", pathName(s.Path), because(s))
+			r.say(e, "connected over %s now%s", pathName(s.Path), because(s))
 		}
 		first, last = false, s
 		told()

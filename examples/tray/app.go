@@ -367,7 +367,7 @@ func (a *app) cycle(now time.Time) {
 	case 1:
 		f.udp = true
 	case 2:
-		f.udp, f.all = true, true
+		f.all = true // alone, so that whoever unchecks it has a good network
 	}
 	if f != *a.m.faults {
 		a.m.faults = &f

@@ -77,7 +77,7 @@ func parse(args []string, usage io.Writer) (*options, error) {
 	}
 	f.BoolVar(&o.demo, "demo", false, "bring a gateway along and go through what can happen")
 	f.DurationVar(&o.step, "demo-step", defaultStep, "how long each state of the demonstration lasts; 0 leaves that to the menu")
-	f.BoolVar(&o.terminal, "terminal", false, "use the terminal, even if there is a tray")
+	f.BoolVar(&o.terminal, "terminal", false, "use the terminal, even if there is a tray; the command help lists the others")
 	f.StringVar(&o.profile, "profile", "", "the AnyConnect `file` with the gateways; without it, those in the usual places")
 	f.StringVar(&o.user, "user", "", "the user `name`, to be asked for one thing less")
 	f.StringVar(&o.group, "authgroup", "", "the `group` to choose at the gateway")
@@ -129,7 +129,7 @@ func run(args []string) error {
 	case err != nil && !term.IsTerminal(int(os.Stdin.Fd())):
 		return fmt.Errorf("%w. With --terminal the program works at a terminal", err)
 	case err != nil:
-		fmt.Fprintf(os.Stderr, "tray: %s.\nGoing on at the terminal; help lists the commands.\n", line(err.Error()))
+		fmt.Fprintf(os.Stderr, "tray: %s.\nGoing on at the terminal.\n", line(err.Error()))
 	}
 
 	a, l, end, err := prepare(o, logger)
@@ -140,7 +140,7 @@ func run(args []string) error {
 	if desk == nil {
 		c := newConsole(os.Stdin, os.Stdout)
 		a.view, a.notes, a.asker = c, c, consoleAsker{c}
-		c.print("The proxy is %s.\n", a.m.proxy)
+		c.welcome(a.m.proxy)
 		// The reading of a terminal cannot be interrupted: it ends with the process.
 		go c.commands(a)
 		return a.run(ctx, l)
