@@ -36,6 +36,8 @@ type Status struct {
 	Resolver ResolverStatus `json:"resolver"`
 	Firewall FirewallStatus `json:"firewall"`
 	DataPath DataPathStatus `json:"data_path"`
+	// Desktops tell what has become of the proxy settings of users that the gateway wants to be others.
+	Desktops []DesktopStatus `json:"desktops,omitempty"`
 	// Events are what happened last, the latest at the end, at most 64.
 	Events []Event `json:"events,omitempty"`
 }
@@ -163,6 +165,7 @@ func (s *System) Status() Status {
 		st.Resolver = t.names.status(set)
 	}
 	st.DataPath.fill(t)
+	st.Desktops = s.desktops.status()
 	return st
 }
 

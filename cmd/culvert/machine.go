@@ -49,6 +49,7 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 		}
 	}
 	c.remind(a)
+	c.sayUnapplied(a)
 	_, ask, err := c.vpnConfig(ctx, a)
 	if err != nil {
 		return err
@@ -85,6 +86,9 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	scripts := newHooks(a, c, scfg.Logger)
 	c.base.System = scripts.watch(c.base.System, func() string { return sys.Status().Device })
 	g := newAgent(sys, server)
+	if scripts != nil {
+		g.scripts = scripts.cfg.Dir
+	}
 	g.plan, g.auto = c.plan, auto
 	if g.explain, err = explainer(c.plan, sys, scfg.Filter, m.filterFile, auto); err != nil {
 		return errors.Join(err, sys.Close())
