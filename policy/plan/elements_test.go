@@ -37,8 +37,16 @@ var samples = map[string]string{
 
 var somePin = strings.Repeat("ab", 64)
 
+// instead is what stands for the default in elements that must not be missing.
+var instead = map[string]string{
+	"ClientInitialization/PPPExclusion/PPPExclusionServerIP":         "192.0.2.8",
+	"ClientInitialization/CertificatePinning/CertificatePinList/Pin": strings.Repeat("cd", 64),
+}
+
 // beside are settings without which an element means nothing.
-var beside = map[string]string{"ServerList/HostEntry/CertificatePinList/Pin": "<CertificatePinning>true</CertificatePinning>"}
+var beside = map[string]string{
+	"ServerList/HostEntry/CertificatePinList/Pin": "<CertificatePinning>true<CertificatePinList><Pin>" + strings.Repeat("cd", 64) + "</Pin></CertificatePinList></CertificatePinning>",
+}
 
 // sample returns what stands in an element where it does not stand for its default.
 func sample(path string, e *document.Element) string {
@@ -68,6 +76,9 @@ func sample(path string, e *document.Element) string {
 func made(t *testing.T, path, inside string, with bool) (bare Plan, ignored []Effect) {
 	t.Helper()
 	names, root := strings.Split(path, "/"), profile.Schema().Root
+	if usual, ok := instead[path]; ok && !with {
+		inside, with = usual, true
+	}
 	first := 1
 	if names[0] == "ServerList" {
 		first = 2

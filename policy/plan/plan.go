@@ -208,9 +208,11 @@ func New(host string, docs Documents, env Environment) (*Plan, error) {
 		System: env.System, Enforcement: logon.Enforcement(enforcement), Establishment: logon.Establishment(establishment),
 		RetainOnLogoff: s.RetainVPNOnLogoff, UserEnforcement: logon.UserEnforcement(s.UserEnforcement), Document: p.document(),
 	}
-	p.Lock = logon.LockRule{
-		Required: s.DeviceLockRequired, MaximumTimeout: s.DeviceLockMaximumTimeout, MinimumLength: s.DeviceLockMinimumPasswordLength,
-		Complexity: s.DeviceLockPasswordComplexity, Document: p.document(),
+	if s.DeviceLockRequired {
+		p.Lock = logon.LockRule{
+			Required: true, MaximumTimeout: s.DeviceLockMaximumTimeout, MinimumLength: s.DeviceLockMinimumPasswordLength,
+			Complexity: s.DeviceLockPasswordComplexity, Document: p.document(),
+		}
 	}
 	p.Network = network.FromProfile(p.Profile, p.Effective)
 	if p.Listed {
