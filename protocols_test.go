@@ -94,10 +94,10 @@ func TestInOrderEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here, there := net.Pipe()
 		dial := inOrder([]string{"IPv4", "IPv6"}, func(_ context.Context, network, _ string) (net.Conn, error) {
-			time.Sleep(time.Minute) // it does not look at its context
 			if network == "tcp6" {
 				return nil, errors.New("refused")
 			}
+			time.Sleep(time.Minute) // it does not look at its context
 			return here, nil
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
