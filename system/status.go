@@ -36,6 +36,8 @@ type Status struct {
 	Resolver ResolverStatus `json:"resolver"`
 	Firewall FirewallStatus `json:"firewall"`
 	DataPath DataPathStatus `json:"data_path"`
+	// Desktops tell what has become of the proxy settings of users that the gateway wants to be others.
+	Desktops []DesktopStatus `json:"desktops,omitempty"`
 	// Events are what happened last, the latest at the end, at most 64.
 	Events []Event `json:"events,omitempty"`
 }
@@ -176,6 +178,7 @@ func (s *System) Status() Status {
 	}
 	st.DataPath.fill(t)
 	st.DataPath.FilterOff = s.rules != nil && st.DataPath.Path == health.Packet
+	st.Desktops = s.desktops.status()
 	return st
 }
 

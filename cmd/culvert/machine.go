@@ -50,6 +50,7 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 		}
 	}
 	c.remind(a)
+	c.sayUnapplied(a)
 	_, ask, err := c.vpnConfig(ctx, a)
 	if err != nil {
 		return err
@@ -86,6 +87,9 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	scripts := newHooks(a, c, scfg.Logger)
 	c.base.System = scripts.watch(c.base.System, func() string { return sys.Status().Device })
 	g := newAgent(sys, server)
+	if scripts != nil {
+		g.scripts = scripts.cfg.Dir
+	}
 	g.plan, g.auto = c.plan, auto
 	view := machineView{plan: c.plan, sys: sys, file: m.filterFile, wanted: wanted, demanded: scfg.KillSwitch != wanted, said: a.said}
 	if g.explain, err = view.explainer(scfg.Filter, auto); err != nil {

@@ -58,6 +58,14 @@ type machineReport struct {
 	Profile     string         `json:"profile,omitempty"`
 	LocalPolicy string         `json:"local_policy,omitempty"`
 	Features    []plan.Feature `json:"features,omitempty"`
+	// Ignored are the settings of the profile that have no effect here, with the reasons.
+	Ignored []plan.Effect `json:"ignored,omitempty"`
+	// Scripts says where the scripts OnConnect and OnDisconnect are, if they may run. Proxy says whether the gateway is reached
+	// through a proxy, and why.
+	Scripts string `json:"scripts,omitempty"`
+	Proxy   string `json:"proxy,omitempty"`
+	// Desktops tell what has become of the proxy settings of users that the gateway wants to be others.
+	Desktops []system.DesktopStatus `json:"desktops,omitempty"`
 	// Network is what the profile makes of the network that the machine is in, if it says anything about that.
 	Network *networkReport `json:"network,omitempty"`
 
@@ -99,7 +107,7 @@ type component struct {
 func reportOf(t *vpn.Status, s system.Status) machineReport {
 	r := machineReport{
 		State: "connecting", Since: s.Since, Journal: s.Journal, Device: s.Device, Namespace: s.Namespace, Addresses: s.Addresses, MTU: s.MTU,
-		Routes: &s.Routes, Resolver: &s.Resolver, KillSwitch: &s.Firewall, Events: s.Events,
+		Routes: &s.Routes, Resolver: &s.Resolver, KillSwitch: &s.Firewall, Desktops: s.Desktops, Events: s.Events,
 	}
 	if s.Uplink.Interface != "" {
 		r.Uplink = &s.Uplink

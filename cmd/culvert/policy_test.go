@@ -133,7 +133,7 @@ users = ["guest"]
 		{"policy explain x.example --profile " + corp + " --local-policy " + strict, exitOK, `local policy \S*policy\.xml: it allows tunnels over TLS`, "^$"},
 		{"policy explain x.example --profile " + disabled, exitOK, `(?s): direct\n  1\. ServiceDisable = true \(profile \S*disabled\.xml:3:25\).*AlwaysOn = false`, "^$"},
 		{"policy explain x.example --profile " + corp + " --local-policy " + noTLS, exitFailed,
-			`(?s): nowhere\n  1\. RestrictTunnelProtocols = TLS \(local policy \S*notls\.xml\).*2\. ConnectFailurePolicy = Closed \(profile \S*corp\.xml:9:9\).*=> nowhere`,
+			`(?s): nowhere\n  1\. RestrictTunnelProtocols = TLS \(local policy \S*notls\.xml:3:3\).*2\. ConnectFailurePolicy = Closed \(profile \S*corp\.xml:9:9\).*=> nowhere`,
 			`ConnectFailurePolicy \(profile \S*corp\.xml:9:9\): nothing passes`},
 		{"policy explain updates.example --profile " + corp + " --local-policy " + noTLS, exitOK, `AllowedHosts = updates\.example \(profile \S*corp\.xml:10:9\): updates\.example is allowed => direct`, "^$"},
 		{"policy explain x.example --gateway else.example --profile " + corp, exitFailed, `(?s)AlwaysOn = true \(profile \S*corp\.xml:8:7\).*list of gateways \(Office`, "nothing passes"},

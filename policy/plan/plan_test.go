@@ -52,7 +52,8 @@ func collection(profiles ...*profile.Profile) *profile.Collection {
 
 func xmlPolicy(t testing.TB, elements string) *local.Policy {
 	t.Helper()
-	p, _, err := local.Parse("policy.xml", []byte(`<AnyConnectLocalPolicy xmlns="http://schemas.xmlsoap.org/encoding/">`+elements+`</AnyConnectLocalPolicy>`))
+	p, _, err := local.Parse("policy.xml", []byte(`<AnyConnectLocalPolicy xmlns="http://schemas.xmlsoap.org/encoding/">
+`+elements+`</AnyConnectLocalPolicy>`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,17 +295,17 @@ func TestRefusals(t *testing.T) {
 		{"ServiceDisable, for a gateway that is not listed", "else.example", "<ServiceDisable>true</ServiceDisable>", "", machine(),
 			policy.RefusedError{Document: "profile corp.xml", Setting: "ServiceDisable", Value: "true", Line: 3, Column: 1}},
 		{"D1247", "Office", "", "<RestrictTunnelProtocols>TLS</RestrictTunnelProtocols>", machine(),
-			policy.RefusedError{Document: "local policy policy.xml", Setting: "RestrictTunnelProtocols", Value: "TLS"}},
+			policy.RefusedError{Document: "local policy policy.xml", Setting: "RestrictTunnelProtocols", Value: "TLS", Line: 2, Column: 1}},
 		{"IPsec", "Old", "", "", machine(),
 			policy.RefusedError{Document: "profile corp.xml", Setting: "PrimaryProtocol", Value: "IPsec", Line: 9, Column: 1}},
 		{"D1243", "Office", "", "<FipsMode>true</FipsMode>", machine(),
-			policy.RefusedError{Document: "local policy policy.xml", Setting: "FipsMode", Value: "true"}},
+			policy.RefusedError{Document: "local policy policy.xml", Setting: "FipsMode", Value: "true", Line: 2, Column: 1}},
 		{"AllowManualHostInput", "else.example", "<AllowManualHostInput>false</AllowManualHostInput>", "", machine(),
 			policy.RefusedError{Document: "profile corp.xml", Setting: "AllowManualHostInput", Value: "false", Line: 3, Column: 1}},
 		{"AlwaysOn", "else.example", "<AutomaticVPNPolicy>true\n<AlwaysOn>true</AlwaysOn></AutomaticVPNPolicy>", "", machine(),
 			policy.RefusedError{Document: "profile corp.xml", Setting: "AlwaysOn", Value: "true", Line: 4, Column: 1}},
 		{"no store", "Office", "", "<ExcludeWinNativeCertStore>true</ExcludeWinNativeCertStore>", Environment{System: "windows"},
-			policy.RefusedError{Document: "local policy policy.xml", Setting: "ExcludeWinNativeCertStore", Value: "true"}},
+			policy.RefusedError{Document: "local policy policy.xml", Setting: "ExcludeWinNativeCertStore", Value: "true", Line: 2, Column: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			docs := Documents{Profiles: collection(xmlProfile(t, "corp.xml", tt.settings, office)), Local: xmlPolicy(t, tt.policy), LocalPath: "policy.xml"}
@@ -491,7 +492,7 @@ func TestAccept(t *testing.T) {
 		}
 		err = p.Accept(tt.what, tt.server)
 		var refused *policy.RefusedError
-		if errors.As(err, &refused) != (tt.setting != "") || refused != nil && (refused.Setting != tt.setting || refused.Document != "local policy policy.xml") {
+		if errors.As(err, &refused) != (tt.setting != "") || refused != nil && (refused.Setting != tt.setting || refused.Document != "local policy policy.xml" || refused.Line == 0) {
 			t.Errorf("%s from %s: %v, want %q", tt.what, tt.server, err, tt.setting)
 		}
 	}
@@ -516,7 +517,7 @@ func TestTrust(t *testing.T) {
 		}
 		for want, err := range map[*string]error{&tt.pins: p.CheckTrust(true, false), &tt.authorities: p.CheckTrust(false, true)} {
 			var refused *policy.RefusedError
-			if errors.As(err, &refused) != (*want != "") || refused != nil && refused.Setting != *want {
+			if errors.As(err, &refused) != (*want != "") || refused != nil && (refused.Setting != *want || refused.Line != 2 || refused.Column != 1) {
 				t.Errorf("%s: %v, want %q", tt.element, err, *want)
 			}
 		}
