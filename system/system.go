@@ -39,6 +39,7 @@ type System struct {
 	surface  *host.Network // of the connections to the gateway; the machine's if shared
 	resolver *resolver.Resolver
 	firewall *firewall.Firewall
+	desktops *desktops
 
 	stop         context.CancelFunc
 	running      sync.WaitGroup

@@ -140,6 +140,9 @@ func (c *clientFlags) obey(ctx context.Context, a *app, cfg *vpn.Config, ask *as
 	if err := planFlags(p, c); err != nil {
 		return err
 	}
+	if !c.documents.machine {
+		c.heedDesktop(a)
+	}
 	_, problems, err := a.planConfig(p, &c.documents, c, cfg)
 	for _, problem := range problems {
 		a.reporter().warn("certificates: %s", oneLine(problem.Error()))

@@ -53,6 +53,8 @@ type machineReport struct {
 	Resolver   *system.ResolverStatus `json:"resolver,omitempty"`
 	KillSwitch *system.FirewallStatus `json:"kill_switch,omitempty"`
 	DataPath   *dataPathReport        `json:"data_path,omitempty"`
+	// Desktops tell what became of the gateway's web proxy on the desktops of users.
+	Desktops []system.DesktopStatus `json:"desktops,omitempty"`
 
 	// Profile and LocalPolicy name the documents in force, and Features are the eighteen that need a profile.
 	Profile     string         `json:"profile,omitempty"`
@@ -99,7 +101,7 @@ type component struct {
 func reportOf(t *vpn.Status, s system.Status) machineReport {
 	r := machineReport{
 		State: "connecting", Since: s.Since, Journal: s.Journal, Device: s.Device, Namespace: s.Namespace, Addresses: s.Addresses, MTU: s.MTU,
-		Routes: &s.Routes, Resolver: &s.Resolver, KillSwitch: &s.Firewall, Events: s.Events,
+		Routes: &s.Routes, Resolver: &s.Resolver, KillSwitch: &s.Firewall, Desktops: s.Desktops, Events: s.Events,
 	}
 	if s.Uplink.Interface != "" {
 		r.Uplink = &s.Uplink
@@ -215,6 +217,9 @@ func (r *machineReport) print(p *page, now time.Time) error {
 		if c := k.Counters; c != nil {
 			p.line("", "stopped %d packets out, %d in, %d passing through", c.DroppedOut.Packets, c.DroppedIn.Packets, c.DroppedForward.Packets)
 		}
+	}
+	for _, d := range r.Desktops {
+		p.line("Web proxy", "%s", desktopText(d))
 	}
 	if r.DataPath != nil {
 		p.dataPath(r.DataPath, now)
