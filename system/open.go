@@ -75,13 +75,14 @@ func (c Config) normal() (Config, error) {
 }
 
 // parts returns what changes the resolver, the desktops and the firewall of the machine at a place.
-func (c Config) parts(inner *place) (*resolver.Resolver, *firewall.Firewall, host.Parts) {
+func (c Config) parts(inner *place) (*resolver.Resolver, *firewall.Firewall, *desktops, host.Parts) {
 	r := resolver.New(c.resolverOptions(inner))
 	f := &firewall.Firewall{NetNS: inner.file(), Logger: c.Logger}
-	return r, f, host.Parts{
+	d := newDesktops(c.Desktop, c.Logger)
+	return r, f, d, host.Parts{
 		Resolver: host.PartOf(r.Apply, r.Undo, resolver.ErrChanged),
 		Firewall: host.PartOf(f.Apply, f.Undo, firewall.ErrChanged),
-		Desktop:  newDesktops(c.Desktop, c.Logger),
+		Desktop:  d,
 	}
 }
 
@@ -168,8 +169,7 @@ func (s *System) open(ctx context.Context) error {
 		}
 	}
 	var parts host.Parts
-	s.resolver, s.firewall, parts = s.cfg.parts(s.inner)
-	s.desktops, _ = parts.Desktop.(*desktops)
+	s.resolver, s.firewall, s.desktops, parts = s.cfg.parts(s.inner)
 	err := s.inner.do(func() (err error) {
 		s.machine, err = host.Open(host.Config{
 			JournalPath: s.cfg.Journal, Parts: parts, KeepFirewall: s.cfg.KillSwitch != nil && !s.cfg.KillSwitch.Open,
@@ -250,7 +250,7 @@ func Repair(ctx context.Context, cfg Config) (host.Report, error) {
 	if inner != outer {
 		defer inner.close()
 	}
-	_, _, parts := cfg.parts(inner)
+	_, _, _, parts := cfg.parts(inner)
 	if cfg.KillSwitch != nil && cfg.KillSwitch.Locked {
 		parts.Firewall = host.PartOf(
 			func(context.Context, firewall.Config, func([]byte) error) error { return ErrLocked },

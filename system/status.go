@@ -35,9 +35,9 @@ type Status struct {
 	Routes   RouteStatus    `json:"routes"`
 	Resolver ResolverStatus `json:"resolver"`
 	Firewall FirewallStatus `json:"firewall"`
-	DataPath DataPathStatus `json:"data_path"`
-	// Desktops tell what has become of the proxy settings of users that the gateway wants to be others.
+	// Desktops are those of the users who were logged in when the tunnel came up, if the gateway says anything of their web proxy.
 	Desktops []DesktopStatus `json:"desktops,omitempty"`
+	DataPath DataPathStatus  `json:"data_path"`
 	// Events are what happened last, the latest at the end, at most 64.
 	Events []Event `json:"events,omitempty"`
 }
@@ -121,6 +121,20 @@ type FirewallStatus struct {
 	Err string `json:"error,omitempty"`
 }
 
+// A DesktopStatus tells what became of the gateway's web proxy on the desktop of a user.
+type DesktopStatus struct {
+	// User is the number of the user.
+	User int `json:"user"`
+	// Applied says that the settings are the gateway's. If they are not, Err is why.
+	Applied bool   `json:"applied"`
+	Err     string `json:"error,omitempty"`
+	// Locked says that the user cannot change them. If the gateway wants that and it is not so, NotLocked is why.
+	Locked    bool   `json:"locked"`
+	NotLocked string `json:"not_locked,omitempty"`
+	// Notes are what else could not be done.
+	Notes []string `json:"notes,omitempty"`
+}
+
 // A DataPathStatus tells which way packets go.
 type DataPathStatus struct {
 	// Configured is the way that was asked for, Path the present one: packet, flow or nowhere, and Reason why.
@@ -155,6 +169,9 @@ func (s *System) Status() Status {
 	if c := s.carrier; t != nil && c.Index != 0 {
 		st.Uplink.Interface, st.Uplink.Kind, st.Uplink.Source = c.Interface, c.Kind.String(), c.Source
 	}
+	if t != nil {
+		st.Desktops = t.desktopStatus()
+	}
 	divided, judged := set, t != nil && t.intercepts
 	if judged {
 		// The routes of the machine say nothing then of where a destination lies.
@@ -178,7 +195,6 @@ func (s *System) Status() Status {
 	}
 	st.DataPath.fill(t)
 	st.DataPath.FilterOff = s.rules != nil && st.DataPath.Path == health.Packet
-	st.Desktops = s.desktops.status()
 	return st
 }
 

@@ -140,6 +140,9 @@ func (c *clientFlags) obey(ctx context.Context, a *app, cfg *vpn.Config, ask *as
 	if err := planFlags(p, c); err != nil {
 		return err
 	}
+	if !c.documents.machine {
+		c.heedDesktop(a)
+	}
 	_, problems, err := a.planConfig(p, &c.documents, c, cfg)
 	for _, problem := range problems {
 		a.reporter().warn("certificates: %s", oneLine(problem.Error()))
@@ -295,9 +298,6 @@ func (p *page) documents(r *machineReport) {
 	p.line("Documents", "%s", strings.Join(nonEmpty(r.Profile, r.LocalPolicy), ", "))
 	p.line("Scripts", "%s", r.Scripts)
 	p.line("By proxy", "%s", r.Proxy)
-	for _, d := range r.Desktops {
-		p.line("Desktop", "%s", desktopText(d))
-	}
 	if n := r.Network; n != nil {
 		p.line("Network", "%s", n.text())
 	}
@@ -322,21 +322,6 @@ func (p *page) documents(r *machineReport) {
 		p.line(label, "%s", line)
 		label = ""
 	}
-}
-
-// desktopText says what has become of the proxy settings of a user.
-func desktopText(d system.DesktopStatus) string {
-	text := fmt.Sprintf("user %d has the proxy settings of the gateway", d.User)
-	switch {
-	case !d.Applied:
-		text = fmt.Sprintf("user %d keeps the proxy settings of before", d.User)
-	case d.Lockdown:
-		text += ", locked"
-	}
-	for _, why := range []string{d.Error, d.NotLocked} {
-		text += orNothing(": ", why)
-	}
-	return text
 }
 
 // nonEmpty returns those that are not empty.

@@ -80,6 +80,7 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	if err != nil {
 		return err
 	}
+	c.heedDesktop(a)
 	c.base.System, c.upstream.dial = sys, sys.DialContext
 	if keeper != nil {
 		c.base.System = guarded{sys, keeper}

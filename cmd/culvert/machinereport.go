@@ -53,6 +53,8 @@ type machineReport struct {
 	Resolver   *system.ResolverStatus `json:"resolver,omitempty"`
 	KillSwitch *system.FirewallStatus `json:"kill_switch,omitempty"`
 	DataPath   *dataPathReport        `json:"data_path,omitempty"`
+	// Desktops tell what became of the gateway's web proxy on the desktops of users.
+	Desktops []system.DesktopStatus `json:"desktops,omitempty"`
 
 	// Profile and LocalPolicy name the documents in force, and Features are the eighteen that need a profile.
 	Profile     string         `json:"profile,omitempty"`
@@ -64,8 +66,6 @@ type machineReport struct {
 	// through a proxy, and why.
 	Scripts string `json:"scripts,omitempty"`
 	Proxy   string `json:"proxy,omitempty"`
-	// Desktops tell what has become of the proxy settings of users that the gateway wants to be others.
-	Desktops []system.DesktopStatus `json:"desktops,omitempty"`
 	// Network is what the profile makes of the network that the machine is in, if it says anything about that.
 	Network *networkReport `json:"network,omitempty"`
 
@@ -223,6 +223,9 @@ func (r *machineReport) print(p *page, now time.Time) error {
 		if c := k.Counters; c != nil {
 			p.line("", "stopped %d packets out, %d in, %d passing through", c.DroppedOut.Packets, c.DroppedIn.Packets, c.DroppedForward.Packets)
 		}
+	}
+	for _, d := range r.Desktops {
+		p.line("Web proxy", "%s", desktopText(d))
 	}
 	if r.DataPath != nil {
 		p.dataPath(r.DataPath, now)
