@@ -188,10 +188,15 @@ func (l *Lab) Join(a *Host, addrsA string, b *Host, addrsB string) (ifA, ifB str
 func (h *Host) setUp(dev, addrs string) {
 	h.tb.Helper()
 	for _, s := range strings.Fields(addrs) {
-		if _, err := netip.ParsePrefix(s); err != nil {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
 			h.tb.Fatalf("netns: %v", err)
 		}
-		h.IP("address", "add", s, "dev", dev)
+		args := []string{"address", "add", s, "dev", dev}
+		if p.Addr().Is6() {
+			args = append(args, "nodad") // nobody else can have it, and to look for them takes a second or two
+		}
+		h.IP(args...)
 	}
 	h.IP("link", "set", dev, "up")
 }
