@@ -188,15 +188,10 @@ func (l *Lab) Join(a *Host, addrsA string, b *Host, addrsB string) (ifA, ifB str
 func (h *Host) setUp(dev, addrs string) {
 	h.tb.Helper()
 	for _, s := range strings.Fields(addrs) {
-		p, err := netip.ParsePrefix(s)
-		if err != nil {
+		if _, err := netip.ParsePrefix(s); err != nil {
 			h.tb.Fatalf("netns: %v", err)
 		}
-		args := []string{"address", "add", s, "dev", dev}
-		if p.Addr().Is6() {
-			args = append(args, "nodad") // nobody else can have it, and to look for them takes a second or two
-		}
-		h.IP(args...)
+		h.IP("address", "add", s, "dev", dev)
 	}
 	h.IP("link", "set", dev, "up")
 }
