@@ -71,6 +71,7 @@ var arrows = map[string]string{
 	"host/resolver":            "",
 	"internal/resolved":        "internal/netns internal/unpacked",
 	"internal/unpacked":        "",
+	"internal/issue":           "",
 	"internal/netns":           "",
 	"internal/ocserv":          "internal/netns",
 	"host/certificates":        "host/certificates/nss host/certificates/sqlite",

@@ -246,10 +246,10 @@ func TestFailClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, time.Second, "nothing passes", func() bool { return s.Confirm(health.Nowhere) == nil })
-	w.air.forget()
+	w.air.Forget()
 	w.probe()
 	w.expect(map[string]string{"172.20.1.1": "nowhere", "203.0.114.1": "nowhere"})
-	if leaks := w.air.leaks(); len(leaks) > 0 {
+	if leaks := w.leaks(); len(leaks) > 0 {
 		t.Errorf("left the machine: %v", leaks)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)

@@ -264,15 +264,15 @@ func TestCrash(t *testing.T) {
 	}
 
 	kill(true)
-	w.air.forget()
+	w.air.Forget()
 	w.probe()
-	if leaks := w.air.leaks(); len(leaks) > 0 {
+	if leaks := w.leaks(); len(leaks) > 0 {
 		t.Errorf("after the crash: left the machine: %v", leaks)
 	}
 	cfg.KillSwitch = &system.KillSwitch{}
 	s := w.open(cfg)
 	w.probe()
-	if leaks := w.air.leaks(); len(leaks) > 0 {
+	if leaks := w.leaks(); len(leaks) > 0 {
 		t.Errorf("opened anew: left the machine: %v", leaks)
 	}
 	w.attach(s, lease(nil)).close()

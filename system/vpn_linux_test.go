@@ -90,9 +90,9 @@ func TestTunnel(t *testing.T) {
 			if _, err := tunnel.DialContext(t.Context(), "tcp", gw.Web.String()); !errors.Is(err, vpn.ErrNoStack) {
 				t.Errorf("DialContext: %v", err)
 			}
-			w.air.forget()
+			w.air.Forget()
 			w.probe()
-			if leaks := w.air.leaks(gatewayOnly...); len(leaks) > 0 {
+			if leaks := w.leaks(gatewayOnly...); len(leaks) > 0 {
 				t.Errorf("left the machine: %v", leaks)
 			}
 

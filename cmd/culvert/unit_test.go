@@ -3,15 +3,12 @@ package main
 import (
 	"bytes"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"net/netip"
 	"net/url"
@@ -28,6 +25,7 @@ import (
 
 	"culvert.example/vpn"
 	"culvert.example/vpn/gateway"
+	"culvert.example/vpn/internal/issue"
 	"culvert.example/vpn/proxy"
 	"culvert.example/vpn/transport/login"
 	"culvert.example/vpn/transport/trust"
@@ -158,24 +156,6 @@ func TestQuote(t *testing.T) {
 	}
 }
 
-// credentials makes a certificate with its key.
-func credentials(t *testing.T) (cert *x509.Certificate, key *ecdsa.PrivateKey) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "alice"}, NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if cert, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
-	}
-	return cert, key
-}
-
 func TestLoadCertificate(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name string, b []byte) string {
@@ -192,10 +172,9 @@ func TestLoadCertificate(t *testing.T) {
 		return b
 	}
 	block := func(typ string, der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: typ, Bytes: der}) }
-	cert, key := credentials(t)
-	_, otherKey := credentials(t)
-	certPEM := block("CERTIFICATE", cert.Raw)
-	keyPEM := block("PRIVATE KEY", must(x509.MarshalPKCS8PrivateKey(key)))
+	alice := issue.New(x509.Certificate{Subject: pkix.Name{CommonName: "alice"}}, nil)
+	cert, key := alice.Certificate, alice.Key.(*ecdsa.PrivateKey)
+	certPEM, keyPEM := []byte(alice.PEM()), []byte(alice.KeyPEM())
 	encrypted := block("ENCRYPTED PRIVATE KEY", must(pkcs8.MarshalPrivateKey(key, []byte("sesame"), nil)))
 	p := map[string]string{
 		"cert":      write("cert.pem", certPEM),
@@ -203,7 +182,7 @@ func TestLoadCertificate(t *testing.T) {
 		"ec":        write("ec.pem", block("EC PRIVATE KEY", must(x509.MarshalECPrivateKey(key)))),
 		"both":      write("both.pem", append(append([]byte("Bag Attributes\n"), keyPEM...), certPEM...)),
 		"encrypted": write("encrypted.pem", encrypted),
-		"other":     write("other.pem", block("PRIVATE KEY", must(x509.MarshalPKCS8PrivateKey(otherKey)))),
+		"other":     write("other.pem", []byte(issue.New(x509.Certificate{}, nil).KeyPEM())),
 		"old":       write("old.pem", []byte("-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n-----END EC PRIVATE KEY-----\n")),
 		"p12":       write("open.p12", must(pkcs12.Passwordless.Encode(key, cert, nil, ""))),
 		"p12pw":     write("closed.p12", must(pkcs12.Modern.Encode(key, cert, []*x509.Certificate{cert}, "sesame"))),

@@ -66,7 +66,7 @@ type Config struct {
 
 // An Endpoint is where a gateway listens.
 type Endpoint struct {
-	// Addr is its address and port. Link-local addresses are refused (D792), as are multicast ones and port 0.
+	// Addr is its address and port. Link-local addresses are refused, as are multicast ones and port 0.
 	Addr netip.AddrPort
 	// Network is "tcp" or "udp", or "" for both.
 	Network string

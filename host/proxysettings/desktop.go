@@ -111,8 +111,7 @@ func (c Config) keys() map[string]variant {
 // what Undo needs to undo it, and changes nothing if that fails. If nothing changes, nothing is recorded. Records are to be
 // undone from the last one to the first. NoModify changes nothing.
 //
-// What the administrator of the machine has locked stays, with ErrLocked (seed: "tab lockdown is overridden by any
-// administrator-defined policies").
+// What the administrator of the machine has locked stays, with ErrLocked.
 func (d *Desktop) Apply(ctx context.Context, cfg Config, record func(undo []byte) error) error {
 	if err := cfg.check(); err != nil {
 		return err
