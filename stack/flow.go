@@ -26,6 +26,7 @@ type flow struct {
 	fin    bool // has been sent
 
 	una, nxt uint32
+	room     uint16 // the window that the peer has announced with una
 	// pieces are what is between una and nxt, in order and without gaps; pieces[:head] are gone.
 	pieces       []piece
 	head         int
@@ -183,10 +184,6 @@ func (f *flow) sent(p *stack.PacketBuffer, ip, tcp []byte, size int, now time.Du
 	} else if p.GSOOptions.MSS > 0 {
 		f.mss = mss
 	}
-	copy(f.latest[:], tcp[8:16])
-	if ts := timeStamps(tcp); ts != nil {
-		copy(f.latestStamps[:], ts)
-	}
 	seq := binary.BigEndian.Uint32(tcp[4:])
 	end := seq + uint32(size)
 	fin := header.TCPFlags(tcp[13])&header.TCPFlagFin != 0
@@ -211,6 +208,15 @@ func (f *flow) sent(p *stack.PacketBuffer, ip, tcp []byte, size int, now time.Du
 	f.hold(p.IncRef())
 	f.transmit(now)
 	return false
+}
+
+// says notes what the header of a segment that leaves tells the peer. What is sent again must not tell less: the peer would take the
+// window of before for what is left behind the latest acknowledgement, and send more than there is room for.
+func (f *flow) says(tcp []byte) {
+	copy(f.latest[:], tcp[8:16])
+	if ts := timeStamps(tcp); ts != nil {
+		copy(f.latestStamps[:], ts)
+	}
 }
 
 // leaves notes that p is on its way from now on.
@@ -675,10 +681,16 @@ func (f *flow) packet(c *piece) *stack.PacketBuffer {
 	return stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(v)})
 }
 
-// limit sets the window in tcp to what may be in flight, unless the peer has less room.
+// limit sets the window in tcp to what may be in flight, unless the peer has less room. A segment that others have overtaken says
+// nothing of that, however long ago the others came: see acks.
 // What it opens is bounded by what has arrived since something was sent: an acknowledgement that closes a hole
 // must not let a whole window go at once.
 func (f *flow) limit(tcp []byte) {
+	if !before(binary.BigEndian.Uint32(tcp[8:]), f.una) {
+		f.room = binary.BigEndian.Uint16(tcp[14:])
+	} else if binary.BigEndian.Uint16(tcp[14:]) != f.room {
+		setWindow(tcp, f.room)
+	}
 	if f.mss == 0 {
 		return
 	}
