@@ -214,10 +214,16 @@ func (f *flow) measure(d *delivery) {
 // burst is how many segments an acknowledgement may let go besides those that credit pays for.
 const burst = 16
 
-// limit sets the window in tcp to what may be in flight, unless the peer has less room.
+// limit sets the window in tcp to what may be in flight, unless the peer has less room. A segment that others have overtaken says
+// nothing of that, however long ago the others came: see acks.
 // What it opens is bounded by what has arrived since something was sent: an acknowledgement that closes a hole
 // must not let a whole window go at once.
 func (f *flow) limit(tcp []byte) {
+	if !before(binary.BigEndian.Uint32(tcp[8:]), f.una) {
+		f.room = binary.BigEndian.Uint16(tcp[14:])
+	} else if binary.BigEndian.Uint16(tcp[14:]) != f.room {
+		setWindow(tcp, f.room)
+	}
 	if f.mss == 0 {
 		return
 	}

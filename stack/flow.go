@@ -23,6 +23,7 @@ type flow struct {
 	fin    bool // has been sent
 
 	una, nxt uint32
+	room     uint16 // the window that the peer has announced with una
 	// pieces are what is between una and nxt, in order and without gaps; pieces[:head] are gone.
 	pieces       []piece
 	head         int
@@ -158,10 +159,6 @@ func (f *flow) sent(p *stack.PacketBuffer, ip, tcp []byte, size int, now time.Du
 	} else if p.GSOOptions.MSS > 0 {
 		f.mss = mss
 	}
-	copy(f.latest[:], tcp[8:16])
-	if ts := timeStamps(tcp); ts != nil {
-		copy(f.latestStamps[:], ts)
-	}
 	seq := binary.BigEndian.Uint32(tcp[4:])
 	end := seq + uint32(size)
 	fin := header.TCPFlags(tcp[13])&header.TCPFlagFin != 0
@@ -186,6 +183,15 @@ func (f *flow) sent(p *stack.PacketBuffer, ip, tcp []byte, size int, now time.Du
 	f.hold(p.IncRef())
 	f.transmit(now)
 	return false
+}
+
+// says notes what the header of a segment that leaves tells the peer. What is sent again must not tell less: the peer would take the
+// window of before for what is left behind the latest acknowledgement, and send more than there is room for.
+func (f *flow) says(tcp []byte) {
+	copy(f.latest[:], tcp[8:16])
+	if ts := timeStamps(tcp); ts != nil {
+		copy(f.latestStamps[:], ts)
+	}
 }
 
 // leaves notes that p is on its way from now on.
