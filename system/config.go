@@ -65,7 +65,8 @@ type Config struct {
 	// KillSwitch keeps everything from leaving the machine that does not belong to the tunnel. Nil means that there is none.
 	KillSwitch *KillSwitch
 
-	// Filter are the rules of the content filter on the flow path. Nil allows everything.
+	// Filter are the rules of the content filter. They are in force on the flow path only, so that after a failover to the packet path
+	// nothing is filtered until [System.Revert]; see [DataPathStatus.FilterOff]. Nil allows everything.
 	Filter *filter.Config
 
 	// Configurator changes the machine in the place of this package: addresses, routes and resolver. There is no DNS proxy

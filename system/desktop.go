@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -85,12 +87,42 @@ type desktops struct {
 	cfg Desktop
 	log *slog.Logger
 
-	mu   sync.Mutex
-	open map[int]*proxysettings.Desktop // by the number of the user
+	mu     sync.Mutex
+	open   map[int]*proxysettings.Desktop // by the number of the user
+	failed map[int]string                 // why the settings of a user are left as they are
+}
+
+// A DesktopStatus tells what has become of the proxy settings of one user.
+type DesktopStatus struct {
+	// User is the number of the user.
+	User int `json:"user"`
+	// Applied says that the settings are those of the gateway, and Error why they were left as they are.
+	Applied bool   `json:"applied"`
+	Error   string `json:"error,omitempty"`
+	// Lockdown says that the user cannot change them. If the gateway wants that and it is not so, NotLocked says why.
+	Lockdown  bool   `json:"lockdown,omitempty"`
+	NotLocked string `json:"not_locked,omitempty"`
+}
+
+// status returns that of each user whose settings were to be changed, in the order of their numbers.
+func (d *desktops) status() []DesktopStatus {
+	if d == nil {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var all []DesktopStatus
+	for _, uid := range slices.Sorted(maps.Keys(d.open)) {
+		s, failed := d.open[uid].Status(), d.failed[uid]
+		if s.Applied || failed != "" {
+			all = append(all, DesktopStatus{User: uid, Applied: s.Applied, Error: failed, Lockdown: s.Lockdown, NotLocked: s.NotLocked})
+		}
+	}
+	return all
 }
 
 func newDesktops(cfg Desktop, log *slog.Logger) *desktops {
-	return &desktops{cfg: cfg, log: log, open: make(map[int]*proxysettings.Desktop)}
+	return &desktops{cfg: cfg, log: log, open: make(map[int]*proxysettings.Desktop), failed: make(map[int]string)}
 }
 
 // of returns the desktop of a user. The session may be zero for Undo, which has it in its records.
@@ -122,6 +154,7 @@ func (d *desktops) Apply(ctx context.Context, settings any, record func(undo []b
 			return failed
 		})
 		cancel()
+		d.note(session.UID, err)
 		switch {
 		case failed != nil:
 			return failed
@@ -132,6 +165,16 @@ func (d *desktops) Apply(ctx context.Context, settings any, record func(undo []b
 		}
 	}
 	return nil
+}
+
+// note keeps why the settings of a user are left as they are; nil says that they are not.
+func (d *desktops) note(uid int, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.failed, uid)
+	if err != nil {
+		d.failed[uid] = err.Error()
+	}
 }
 
 // Undo implements [host.Part].

@@ -26,6 +26,9 @@ func TestDesktopAlone(t *testing.T) {
 	if err := d.Apply(t.Context(), set, func(b []byte) error { undo = b; return nil }); err != nil || undo == nil {
 		t.Errorf("%v, %q", err, undo)
 	}
+	if got := d.status(); len(got) != 2 || got[0].User != -1 || got[0].Applied || got[0].Error == "" || got[1].User != os.Getuid() || got[1].Error == "" {
+		t.Errorf("status %+v", got)
+	}
 	if took := time.Since(since); took > 2*desktopTime {
 		t.Errorf("it took %v", took)
 	}

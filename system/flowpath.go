@@ -75,7 +75,11 @@ func (t *tunnel) supervise(ctx context.Context) error {
 		},
 		Switch: func(ctx context.Context, to health.Path) error { return t.take(ctx, current, to) },
 		Changed: func(r health.Report) {
-			if e := pathEvent(r); e != last && e.What != "" {
+			e := pathEvent(r)
+			if t.s.rules != nil && r.Path == health.Packet && r.Reason != health.None {
+				e.What += "; the content filter is not in force there, until: " + health.RevertCommand
+			}
+			if e != last && e.What != "" {
 				last = e
 				t.s.note(e)
 			}

@@ -169,6 +169,7 @@ func (s *System) open(ctx context.Context) error {
 	}
 	var parts host.Parts
 	s.resolver, s.firewall, parts = s.cfg.parts(s.inner)
+	s.desktops, _ = parts.Desktop.(*desktops)
 	err := s.inner.do(func() (err error) {
 		s.machine, err = host.Open(host.Config{
 			JournalPath: s.cfg.Journal, Parts: parts, KeepFirewall: s.cfg.KillSwitch != nil && !s.cfg.KillSwitch.Open,

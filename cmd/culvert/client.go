@@ -263,7 +263,7 @@ func (c *clientFlags) vpnConfig(ctx context.Context, a *app) (*vpn.Config, *aske
 func (c *clientFlags) reach(a *app) (*vpn.Config, error) {
 	cfg := *c.base
 	if err := c.upstream.apply(a, c.argv, &cfg); err != nil {
-		return nil, err
+		return nil, forbiddenProxy(c.plan, err)
 	}
 	return &cfg, nil
 }

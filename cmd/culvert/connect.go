@@ -103,14 +103,15 @@ func (a *app) runConnect(ctx context.Context, c *clientFlags, args []string, coo
 	if err := newDoorkeeper(c.plan, split.Rules{}, nil).admit(ctx); err != nil {
 		return err
 	}
-	cfg, _, err := c.vpnConfig(ctx, a)
-	if err != nil {
+	if _, _, err := c.vpnConfig(ctx, a); err != nil {
 		return err
 	}
-	a.reporter().say(event{Event: "tunnel", State: "connecting", Gateway: server}, "connecting to %s", oneLine(server))
-	ticket, err := vpn.Authenticate(ctx, server, cfg)
-	if err != nil {
-		return c.blame(err)
+	var ticket *vpn.Ticket
+	if err := c.each(a, server, func(server string, cfg *vpn.Config) (err error) {
+		ticket, err = vpn.Authenticate(ctx, server, cfg)
+		return err
+	}); err != nil {
+		return err
 	}
 	for _, text := range []string{oneLine(ticket.Banner), oneLine(ticket.Message)} {
 		if text != "" {

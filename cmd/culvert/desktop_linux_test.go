@@ -88,11 +88,17 @@ func TestDesktopProxy(t *testing.T) {
 	if got := m.proxy(); got != want {
 		t.Errorf("programs see %s", got)
 	}
+	if got := m.culvert("status"); !strings.Contains(got.out, "\nDesktop      user 65534 has the proxy settings of the gateway") {
+		t.Errorf("the status does not say so: %+v", got)
+	}
 	terminated(t, m, p)
 	same("after the end")
 
 	p = connect("--no-desktop-proxy")
 	same("with --no-desktop-proxy")
+	if got := m.culvert("status"); strings.Contains(got.out, "\nDesktop ") {
+		t.Errorf("the status tells of desktops: %+v", got)
+	}
 	terminated(t, m, p)
 
 	p = connect()

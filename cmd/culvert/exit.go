@@ -119,6 +119,7 @@ func hint(err error) string {
 	var untrusted *trust.Error
 	var dns *net.DNSError
 	var absent *notRunningError
+	var closed *closedSocketError
 	switch {
 	case errors.As(err, &usage):
 		if usage.hint == "" {
@@ -153,10 +154,15 @@ func hint(err error) string {
 	case errors.Is(err, errors.ErrUnsupported) && runtime.GOOS != "linux":
 		return "A machine can use a tunnel only on Linux. For traffic through a proxy use\n    culvert proxy GATEWAY"
 	case errors.As(err, &absent):
-		if absent.left {
+		switch {
+		case absent.left:
 			return "Undo them with: sudo culvert repair"
+		case absent.unknown:
+			return "Ask as root: sudo culvert status"
 		}
 		return ""
+	case errors.As(err, &closed):
+		return "Ask as root, with sudo in front of the command, as in: sudo culvert status"
 	case errors.As(err, &dns):
 		return "Check the name of the gateway, or give its address with --resolve HOST:IP."
 	case errors.Is(err, syscall.ECONNREFUSED) && dialFailed(err):

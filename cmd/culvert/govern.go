@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"os"
 	"runtime"
@@ -12,9 +13,6 @@ import (
 	"time"
 
 	"culvert.example/vpn"
-	"culvert.example/vpn/flow/filter"
-	"culvert.example/vpn/policy"
-	"culvert.example/vpn/policy/decision"
 	"culvert.example/vpn/policy/document"
 	"culvert.example/vpn/policy/network/selection"
 	"culvert.example/vpn/policy/plan"
@@ -152,7 +150,11 @@ func (c *clientFlags) obey(ctx context.Context, a *app, cfg *vpn.Config, ask *as
 	if c.certificate == "" {
 		cfg.TLS.GetClientCertificate = c.identify(ctx, a, ask)
 	}
-	if p.Profile != nil && !p.Reconnect.Automatic {
+	if p.Profile == nil {
+		return nil
+	}
+	cfg.LoginTimeout, cfg.IPProtocols = p.AuthenticationTimeout, p.IPProtocols
+	if !p.Reconnect.Automatic {
 		// The first moment without a connection is the end of the tunnel.
 		cfg.ReconnectTimeout = time.Millisecond
 	}
@@ -184,11 +186,7 @@ func (m *machineFlags) obey(a *app, p *plan.Plan, cfg *system.Config) error {
 	}
 	if cfg.LocalLAN == system.Yes || cfg.KillSwitch != nil && cfg.KillSwitch.LocalLAN {
 		if v, ok := p.Effective.Get("LocalLanAccess"); ok && v.Value != "true" && !v.UserControllable {
-			at := policy.RefusedError{Document: p.Document(false), Setting: v.Path, Value: v.Value, Reason: "the user may not choose this; leave out --local-lan"}
-			if v.Where != nil {
-				at.Line, at.Column = v.Where.Line, v.Where.Column
-			}
-			return &at
+			return p.Refuse(v.Path, "the user may not choose this; leave out --local-lan")
 		}
 	}
 	if k := killSwitch(a, p); k != nil && (cfg.KillSwitch == nil || cfg.KillSwitch.Open) {
@@ -199,7 +197,25 @@ func (m *machineFlags) obey(a *app, p *plan.Plan, cfg *system.Config) error {
 	if cfg.LocalLAN == system.AsGateway && !p.LocalLAN {
 		cfg.LocalLAN = system.No
 	}
+	servers, err := pppExclusion(p.PPP)
+	if err != nil {
+		return p.Refuse("PPPExclusion", err.Error())
+	}
+	for _, s := range servers {
+		cfg.User.Exclude = append(cfg.User.Exclude, netip.PrefixFrom(s, s.BitLen()))
+	}
 	return nil
+}
+
+// pppExclusion returns the servers of PPP connections that stay out of the tunnel.
+func pppExclusion(p plan.PPP) ([]netip.Addr, error) {
+	switch {
+	case p.Choice == profile.PPPAutomatic:
+		return pppServers()
+	case p.Choice == profile.PPPOverride && p.Server.IsValid():
+		return []netip.Addr{p.Server.Unmap().WithZone("")}, nil
+	}
+	return nil, nil
 }
 
 // offer hands over an error unless there is one already.
@@ -212,12 +228,7 @@ func offer(to chan<- error, err error) {
 
 // asleep is why a tunnel ends whose machine was asleep.
 func asleep(p *plan.Plan) error {
-	r := &policy.RefusedError{Document: p.Document(false), Setting: "AutoReconnectBehavior", Value: "DisconnectOnSuspend",
-		Reason: "the machine was asleep, and the tunnel ends with that"}
-	if v, ok := p.Effective.Get("AutoReconnect/AutoReconnectBehavior"); ok && v.Where != nil {
-		r.Line, r.Column = v.Where.Line, v.Where.Column
-	}
-	return r
+	return p.Refuse("AutoReconnect/AutoReconnectBehavior", "the machine was asleep, and the tunnel ends with that")
 }
 
 // dialAny opens a tunnel to the gateway, or to the first of its backups that can be reached.
@@ -264,9 +275,11 @@ func (u *usage) dialServer(ctx context.Context, server, name string) (*vpn.Tunne
 	if err != nil {
 		return nil, ending{err: err}
 	}
-	u.agent.dials(server)
+	u.agent.dials(server, u.flags.upstream.choice)
 	u.app.reporter().say(event{Event: "tunnel", State: "connecting", Gateway: server}, "connecting to %s", oneLine(server))
-	return u.dial(ctx, server, cfg)
+	t, end := u.dial(ctx, server, cfg)
+	end.err = u.flags.explained(end.err)
+	return t, end
 }
 
 // govern says which documents are in force.
@@ -274,12 +287,17 @@ func (r *machineReport) govern(p *plan.Plan) {
 	if p == nil {
 		p, _ = plan.New("", plan.Documents{}, plan.Environment{System: runtime.GOOS, WholeMachine: true})
 	}
-	r.Profile, r.LocalPolicy, r.Features = p.Document(false), p.Document(true), p.Features
+	r.Profile, r.LocalPolicy, r.Features, r.Ignored = p.Document(false), p.Document(true), p.Features, p.Ignored
 }
 
 // documents prints which documents are in force, and the features that need a profile.
 func (p *page) documents(r *machineReport) {
 	p.line("Documents", "%s", strings.Join(nonEmpty(r.Profile, r.LocalPolicy), ", "))
+	p.line("Scripts", "%s", r.Scripts)
+	p.line("By proxy", "%s", r.Proxy)
+	for _, d := range r.Desktops {
+		p.line("Desktop", "%s", desktopText(d))
+	}
 	if n := r.Network; n != nil {
 		p.line("Network", "%s", n.text())
 	}
@@ -299,6 +317,26 @@ func (p *page) documents(r *machineReport) {
 		p.line(label, "%s: %s%s%s", f.Name, f.State, orNothing(" = ", f.Value), orNothing(", ", f.Why))
 		label = ""
 	}
+	label = "No effect"
+	for _, line := range unapplied(r.Ignored, true) {
+		p.line(label, "%s", line)
+		label = ""
+	}
+}
+
+// desktopText says what has become of the proxy settings of a user.
+func desktopText(d system.DesktopStatus) string {
+	text := fmt.Sprintf("user %d has the proxy settings of the gateway", d.User)
+	switch {
+	case !d.Applied:
+		text = fmt.Sprintf("user %d keeps the proxy settings of before", d.User)
+	case d.Lockdown:
+		text += ", locked"
+	}
+	for _, why := range []string{d.Error, d.NotLocked} {
+		text += orNothing(": ", why)
+	}
+	return text
 }
 
 // nonEmpty returns those that are not empty.
@@ -309,20 +347,4 @@ func nonEmpty(all ...string) (some []string) {
 		}
 	}
 	return some
-}
-
-// explainer returns what says of a flow what becomes of it on this machine, and why.
-func explainer(p *plan.Plan, sys *system.System, rules *filter.Config, file string, auto *automat) (func(context.Context, decision.Query) decision.Verdict, error) {
-	var compiled *filter.Rules
-	if rules != nil {
-		var err error
-		if compiled, err = filter.Compile(*rules); err != nil {
-			return nil, err
-		}
-	}
-	return func(_ context.Context, q decision.Query) decision.Verdict {
-		in := machineInputs(p, sys, compiled, file)
-		in.Network = auto.decided()
-		return decision.Judge(in, q)
-	}, nil
 }

@@ -40,6 +40,7 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	if err != nil {
 		return err
 	}
+	wanted := scfg.KillSwitch
 	if err := m.obey(a, c.plan, &scfg); err != nil {
 		return err
 	}
@@ -49,6 +50,7 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 		}
 	}
 	c.remind(a)
+	c.sayUnapplied(a)
 	_, ask, err := c.vpnConfig(ctx, a)
 	if err != nil {
 		return err
@@ -85,8 +87,12 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	scripts := newHooks(a, c, scfg.Logger)
 	c.base.System = scripts.watch(c.base.System, func() string { return sys.Status().Device })
 	g := newAgent(sys, server)
+	if scripts != nil {
+		g.scripts = scripts.cfg.Dir
+	}
 	g.plan, g.auto = c.plan, auto
-	if g.explain, err = explainer(c.plan, sys, scfg.Filter, m.filterFile, auto); err != nil {
+	view := machineView{plan: c.plan, sys: sys, file: m.filterFile, wanted: wanted, demanded: scfg.KillSwitch != wanted, said: a.said}
+	if g.explain, err = view.explainer(scfg.Filter, auto); err != nil {
 		return errors.Join(err, sys.Close())
 	}
 	stop, err := a.serveAgent(m.whereFlags, g)
@@ -354,6 +360,9 @@ func machineText(s system.Status) string {
 	text := strings.Join(parts, " ")
 	if s.Routes.Directs > 0 {
 		text += "; outside stay " + some(s.Routes.Direct[:min(6, len(s.Routes.Direct))], s.Routes.Directs)
+	}
+	if s.Routes.Judged {
+		text += "; all flows are taken to be judged"
 	}
 	if n := s.Resolver; n.Backend != "" {
 		text += "; names by " + n.Backend

@@ -29,7 +29,7 @@ func (a *app) status() *cobra.Command {
 		if err := w.check(); err != nil {
 			return err
 		}
-		c, err := dialControlAt("connect", w.controlPaths(a.getenv))
+		c, err := dialControlAt("connect", w.askPaths(a.getenv))
 		if errors.Is(err, errNotRunning) {
 			return a.statusOfNone(w)
 		}
@@ -52,59 +52,6 @@ func (a *app) status() *cobra.Command {
 func (a *app) page() *page {
 	r := &reporter{colour: a.getenv("NO_COLOR") == "" && a.getenv("TERM") != "dumb" && isTerminal(a.out)}
 	return &page{w: a.out, paint: r.paint}
-}
-
-// statusOfNone tells what there is where no client runs.
-func (a *app) statusOfNone(w *whereFlags) error {
-	left, err := w.leftovers()
-	if err != nil {
-		return err
-	}
-	if a.json {
-		r := machineReport{State: "none", Leftovers: left, Journal: w.journalPath()}
-		if err := json.NewEncoder(a.out).Encode(r); err != nil {
-			return err
-		}
-	}
-	return w.notRunning(left)
-}
-
-// A notRunningError says that no client runs, and whether one has left changes.
-type notRunningError struct {
-	journal string
-	left    bool
-}
-
-// Error implements error.
-func (e *notRunningError) Error() string {
-	if e.left {
-		return "no culvert connect is running, but one has ended without undoing its changes of this machine, as " + e.journal + " says; a kill switch among them keeps this machine off the network until they are undone"
-	}
-	return "no culvert connect is running"
-}
-
-// Unwrap returns errNotRunning.
-func (e *notRunningError) Unwrap() error { return errNotRunning }
-
-func (w *whereFlags) notRunning(left bool) error { return &notRunningError{w.journalPath(), left} }
-
-// ask finds the running client.
-func (a *app) ask(w *whereFlags) (*controlClient, error) {
-	if err := w.check(); err != nil {
-		return nil, err
-	}
-	c, err := dialControlAt("connect", w.controlPaths(a.getenv))
-	if errors.Is(err, errNotRunning) {
-		left, lerr := w.leftovers()
-		if lerr != nil {
-			return nil, lerr
-		}
-		return nil, w.notRunning(left)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("asking culvert connect: %w", err)
-	}
-	return c, nil
 }
 
 // disconnect is the command that ends the client.
@@ -207,7 +154,8 @@ func (a *app) dataPath() *cobra.Command {
 		Use:   "data-path",
 		Short: "Confirm, leave or take again the flow path of the tunnel of this machine",
 		Long: `The flow path is the way of packets on which every connection ends in culvert connect, which decides about it. When one of its
-components fails, packets take the packet path until somebody goes back. "culvert status" shows the components.
+components fails, packets take the packet path until somebody goes back. The content filter is not in force there. "culvert status"
+shows the components.
 
 ` + exitHelp,
 		Args: cobra.NoArgs,

@@ -77,7 +77,7 @@ func (w *whereFlags) controlPaths(getenv func(string) string) []string {
 	if paths := controlPaths(getenv, w.of(connectSocket)); len(paths) > 0 {
 		return paths
 	}
-	return []string{filepath.Join("/run/culvert", w.of(connectSocket))}
+	return []string{filepath.Join(rootSockets, w.of(connectSocket))}
 }
 
 // defaultLog is where a client in the background writes what it has to say.
