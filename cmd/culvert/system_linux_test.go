@@ -388,7 +388,7 @@ func TestOtherNamespace(t *testing.T) {
 	}
 	name := fmt.Sprintf("ns-%d", info.Sys().(*syscall.Stat_t).Ino)
 	m.run("sh", "-c", "touch /run/net && mount --bind /run/netns/"+box+" /run/net")
-	p = m.connect("--netns", "/run/net")
+	m.connect("--netns", "/run/net")
 	for _, file := range []string{"/var/lib/culvert/journal-" + name, "/etc/netns/" + name + "/resolv.conf"} {
 		if _, err := os.Stat(m.path(file)); err != nil {
 			t.Error(err)
