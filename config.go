@@ -33,7 +33,9 @@ type Config struct {
 	Group string
 
 	// TLS is the configuration for the connections to the gateway: roots, client certificates, versions. It is cloned.
-	// Nil means the roots of the machine and no client certificate. Verification cannot be switched off; see Pins.
+	// Nil means the roots of the machine and no client certificate. Verification cannot be switched off; see Pins. The private key of
+	// a client certificate may be any crypto.Signer, such as one of a PKCS #11 token, a TPM or an agent; one that cannot sign
+	// by RSA-PSS says so in SupportedSignatureAlgorithms of its tls.Certificate, and MaxVersion must be TLS 1.2 then.
 	TLS *tls.Config
 	// Pins are the keys that the gateway may have, as pin-sha256:BASE64, sha256:HEX or sha1:HEX of its public key. If there
 	// are any, one of them must match, and no certificate authority is asked.

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -82,6 +80,35 @@ func (t *tunnel) desktop() (set desktopSettings, ok bool) {
 	return desktopSettings{proxy, t.sessions}, proxy.Method != proxysettings.NoModify
 }
 
+// desktopStatus tells what became of that. The lock of the System is held.
+func (t *tunnel) desktopStatus() (list []DesktopStatus) {
+	if t.lease == nil {
+		return nil
+	}
+	p := t.lease.Proxy
+	proxy, err := proxysettings.New(p.Method, p.Server, p.PACURL, p.Exceptions, p.Lockdown)
+	if err == nil && proxy.Method == proxysettings.NoModify && !proxy.Lockdown {
+		return nil
+	}
+	for _, session := range t.sessions {
+		one := DesktopStatus{User: session.UID}
+		switch {
+		case err != nil:
+			one.Err = err.Error()
+		case proxy.Method == proxysettings.NoModify:
+			one.NotLocked = "the gateway names no settings of its own, and those of the user stay the user's"
+		default:
+			t.s.desktops.mu.Lock()
+			if state, ok := t.s.desktops.states[session.UID]; ok {
+				one = state
+			}
+			t.s.desktops.mu.Unlock()
+		}
+		list = append(list, one)
+	}
+	return list
+}
+
 // desktops is the [host.Part] of that name. Nothing that a user's session does, or does not do, fails the others.
 type desktops struct {
 	cfg Desktop
@@ -89,52 +116,16 @@ type desktops struct {
 
 	mu     sync.Mutex
 	open   map[int]*proxysettings.Desktop // by the number of the user
-	failed map[int]string                 // why the settings of a user are left as they are
-}
-
-// A DesktopStatus tells what has become of the proxy settings of one user.
-type DesktopStatus struct {
-	// User is the number of the user.
-	User int `json:"user"`
-	// Applied says that the settings are those of the gateway, and Error why they were left as they are.
-	Applied bool   `json:"applied"`
-	Error   string `json:"error,omitempty"`
-	// Lockdown says that the user cannot change them. If the gateway wants that and it is not so, NotLocked says why.
-	Lockdown  bool   `json:"lockdown,omitempty"`
-	NotLocked string `json:"not_locked,omitempty"`
-}
-
-// status returns that of each user whose settings were to be changed, in the order of their numbers.
-func (d *desktops) status() []DesktopStatus {
-	if d == nil {
-		return nil
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	var all []DesktopStatus
-	for _, uid := range slices.Sorted(maps.Keys(d.open)) {
-		s, failed := d.open[uid].Status(), d.failed[uid]
-		if s.Applied || failed != "" {
-			all = append(all, DesktopStatus{User: uid, Applied: s.Applied, Error: failed, Lockdown: s.Lockdown, NotLocked: s.NotLocked})
-		}
-	}
-	return all
+	states map[int]DesktopStatus          // after the last Apply, likewise
 }
 
 func newDesktops(cfg Desktop, log *slog.Logger) *desktops {
-	return &desktops{cfg: cfg, log: log, open: make(map[int]*proxysettings.Desktop), failed: make(map[int]string)}
+	return &desktops{cfg: cfg, log: log, open: make(map[int]*proxysettings.Desktop), states: make(map[int]DesktopStatus)}
 }
 
-// of returns the desktop of a user. The session may be zero for Undo, which has it in its records.
-func (d *desktops) of(uid int, session proxysettings.Session) *proxysettings.Desktop {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	one := d.open[uid]
-	if one == nil {
-		one = proxysettings.Open(proxysettings.Options{Session: session, Profile: d.cfg.Profile, SystemBus: d.cfg.SystemBus, Logger: d.log})
-		d.open[uid] = one
-	}
-	return one
+// of returns the desktop of a session.
+func (d *desktops) of(session proxysettings.Session) *proxysettings.Desktop {
+	return proxysettings.Open(proxysettings.Options{Session: session, Profile: d.cfg.Profile, SystemBus: d.cfg.SystemBus, Logger: d.log})
 }
 
 // Apply implements [host.Part].
@@ -146,7 +137,14 @@ func (d *desktops) Apply(ctx context.Context, settings any, record func(undo []b
 	for _, session := range set.sessions {
 		var failed error
 		one, cancel := context.WithTimeout(ctx, desktopTime)
-		err := d.of(session.UID, session).Apply(one, set.proxy, func(undo []byte) error {
+		d.mu.Lock()
+		desktop := d.open[session.UID]
+		if desktop == nil {
+			desktop = d.of(session)
+			d.open[session.UID] = desktop
+		}
+		d.mu.Unlock()
+		err := desktop.Apply(one, set.proxy, func(undo []byte) error {
 			if len(undo) > maxDesktopUndo {
 				return errors.New("there is too much to be undone later")
 			}
@@ -154,7 +152,7 @@ func (d *desktops) Apply(ctx context.Context, settings any, record func(undo []b
 			return failed
 		})
 		cancel()
-		d.note(session.UID, err)
+		d.note(session.UID, desktop.Status(), err)
 		switch {
 		case failed != nil:
 			return failed
@@ -167,14 +165,15 @@ func (d *desktops) Apply(ctx context.Context, settings any, record func(undo []b
 	return nil
 }
 
-// note keeps why the settings of a user are left as they are; nil says that they are not.
-func (d *desktops) note(uid int, err error) {
+// note keeps what became of a user's settings.
+func (d *desktops) note(uid int, now proxysettings.Status, err error) {
+	s := DesktopStatus{User: uid, Applied: now.Applied, Locked: now.Lockdown, NotLocked: now.NotLocked, Notes: now.Notes}
+	if err != nil {
+		s = DesktopStatus{User: uid, Err: err.Error()}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.failed, uid)
-	if err != nil {
-		d.failed[uid] = err.Error()
-	}
+	d.states[uid] = s
 }
 
 // Undo implements [host.Part].
@@ -186,7 +185,15 @@ func (d *desktops) Undo(ctx context.Context, undo []byte) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, desktopTime)
 	defer cancel()
-	err = d.of(uid, proxysettings.Session{}).Undo(ctx, []byte(rest))
+	d.mu.Lock()
+	desktop := d.open[uid]
+	d.mu.Unlock()
+	if desktop == nil {
+		// What a dead process has left; the record says whose session it was.
+		desktop = d.of(proxysettings.Session{})
+	}
+	err = desktop.Undo(ctx, []byte(rest))
+	d.note(uid, desktop.Status(), nil)
 	switch {
 	case err == nil:
 		return nil

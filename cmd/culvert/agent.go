@@ -61,7 +61,16 @@ type agent struct {
 // A departure is a disconnection that somebody has asked for.
 type departure struct {
 	done chan struct{}
-	err  error // what could not be undone, once done is closed
+
+	// Once done is closed, err is what could not be undone, and locked says that the kill switch stays.
+	err    error
+	locked bool
+}
+
+// A farewellReport answers the one who has asked for a disconnection.
+type farewellReport struct {
+	// Locked says that the kill switch stays closed.
+	Locked bool `json:"locked,omitempty"`
 }
 
 func newAgent(sys controlledMachine, server string) *agent {
@@ -137,7 +146,7 @@ func (g *agent) handler(ctx context.Context) http.Handler {
 			refuse(w, d.err)
 			return
 		}
-		answer(w, http.StatusOK, struct{}{})
+		answer(w, http.StatusOK, farewellReport{d.locked})
 	})
 	path := func(do func(ctx context.Context, want string) error) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {

@@ -38,8 +38,8 @@ func (c *clientFlags) one(a *app, server string, try func(server string, cfg *vp
 	if err != nil {
 		return err
 	}
-	a.reporter().say(event{Event: "tunnel", State: "connecting", Gateway: server}, "to %s", oneLine(server))
-	return c.explained(try(server, cfg))
+	a.reporter().say(event{Event: "tunnel", State: "connecting", Gateway: server}, "connecting to %s", oneLine(server))
+	return c.blame(c.explained(try(server, cfg)))
 }
 
 // explained returns an error of a connection to a gateway as the refusal of a document that it is, if it is one.

@@ -13,8 +13,7 @@ import (
 	"time"
 
 	"culvert.example/vpn"
-	"culvert.example/vpn/flow/filter"
-	"culvert.example/vpn/policy/decision"
+	"culvert.example/vpn/policy/document"
 	"culvert.example/vpn/policy/network/selection"
 	"culvert.example/vpn/policy/plan"
 	"culvert.example/vpn/policy/preferences"
@@ -40,6 +39,11 @@ func (c *clientFlags) govern(a *app, args []string, machine bool) error {
 	if errors.Is(err, plan.ErrNoHost) {
 		return nil // what is missing is said where the gateway is needed
 	}
+	if p != nil {
+		if err := c.notListed(p, c.typed(args)); err != nil {
+			return err
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -61,6 +65,32 @@ func listedName(profiles *profile.Collection, name string) string {
 		host = before
 	}
 	return strings.TrimSuffix(host, ":443")
+}
+
+// notListed refuses a name that is like those of entries and that no profile lists, which would otherwise be looked up as that of a host.
+// Who means a host writes a dot, a colon or a URL.
+func (c *clientFlags) notListed(p *plan.Plan, typed string) error {
+	profiles := p.Documents.Profiles
+	hosts := profiles.Hosts()
+	if p.Listed || typed == "" || len(hosts) == 0 || strings.ContainsAny(typed, ".:") {
+		return nil
+	}
+	name := listedName(profiles, typed)
+	names := make([]string, len(hosts))
+	for i, h := range hosts {
+		names[i] = h.Name
+	}
+	const most = 10
+	entries := strings.Join(names[:min(most, len(names))], ", ")
+	if more := len(names) - most; more > 0 {
+		entries += fmt.Sprintf(" and %d more", more)
+	}
+	hint := "For a host of that name write https://" + oneLine(name) + "."
+	if near := document.Nearest(name, names); near != "" {
+		hint = fmt.Sprintf("Did you mean %q? ", near) + hint
+	}
+	return &usageError{hint: hint, err: fmt.Errorf("%q is no entry of %s, whose entries are %s", name,
+		cmp.Or(c.documents.profileFile, "the VPN profiles of this machine"), oneLine(entries))}
 }
 
 // listedURL returns the URL of a gateway, which stands for the entry with that name, or "" for the one that was chosen.
@@ -109,6 +139,9 @@ func (c *clientFlags) obey(ctx context.Context, a *app, cfg *vpn.Config, ask *as
 	p := c.plan
 	if err := planFlags(p, c); err != nil {
 		return err
+	}
+	if !c.documents.machine {
+		c.heedDesktop(a)
 	}
 	_, problems, err := a.planConfig(p, &c.documents, c, cfg)
 	for _, problem := range problems {
@@ -161,6 +194,8 @@ func (m *machineFlags) obey(a *app, p *plan.Plan, cfg *system.Config) error {
 	}
 	if k := killSwitch(a, p); k != nil && (cfg.KillSwitch == nil || cfg.KillSwitch.Open) {
 		cfg.KillSwitch = k
+	} else if k != nil && k.Locked {
+		cfg.KillSwitch.Locked = true
 	}
 	if cfg.LocalLAN == system.AsGateway && !p.LocalLAN {
 		cfg.LocalLAN = system.No
@@ -244,7 +279,7 @@ func (u *usage) dialServer(ctx context.Context, server, name string) (*vpn.Tunne
 		return nil, ending{err: err}
 	}
 	u.agent.dials(server, u.flags.upstream.choice)
-	u.app.reporter().say(event{Event: "tunnel", State: "connecting", Gateway: server}, "to %s", oneLine(server))
+	u.app.reporter().say(event{Event: "tunnel", State: "connecting", Gateway: server}, "connecting to %s", oneLine(server))
 	t, end := u.dial(ctx, server, cfg)
 	end.err = u.flags.explained(end.err)
 	return t, end
@@ -263,9 +298,6 @@ func (p *page) documents(r *machineReport) {
 	p.line("Documents", "%s", strings.Join(nonEmpty(r.Profile, r.LocalPolicy), ", "))
 	p.line("Scripts", "%s", r.Scripts)
 	p.line("By proxy", "%s", r.Proxy)
-	for _, d := range r.Desktops {
-		p.line("Desktop", "%s", desktopText(d))
-	}
 	if n := r.Network; n != nil {
 		p.line("Network", "%s", n.text())
 	}
@@ -292,21 +324,6 @@ func (p *page) documents(r *machineReport) {
 	}
 }
 
-// desktopText says what has become of the proxy settings of a user.
-func desktopText(d system.DesktopStatus) string {
-	text := fmt.Sprintf("user %d has the proxy settings of the gateway", d.User)
-	switch {
-	case !d.Applied:
-		text = fmt.Sprintf("user %d keeps the proxy settings of before", d.User)
-	case d.Lockdown:
-		text += ", locked"
-	}
-	for _, why := range []string{d.Error, d.NotLocked} {
-		text += orNothing(": ", why)
-	}
-	return text
-}
-
 // nonEmpty returns those that are not empty.
 func nonEmpty(all ...string) (some []string) {
 	for _, s := range all {
@@ -315,20 +332,4 @@ func nonEmpty(all ...string) (some []string) {
 		}
 	}
 	return some
-}
-
-// explainer returns what says of a flow what becomes of it on this machine, and why.
-func explainer(p *plan.Plan, sys *system.System, rules *filter.Config, file string, auto *automat) (func(context.Context, decision.Query) decision.Verdict, error) {
-	var compiled *filter.Rules
-	if rules != nil {
-		var err error
-		if compiled, err = filter.Compile(*rules); err != nil {
-			return nil, err
-		}
-	}
-	return func(_ context.Context, q decision.Query) decision.Verdict {
-		in := machineInputs(p, sys, compiled, file)
-		in.Network = auto.decided()
-		return decision.Judge(in, q)
-	}, nil
 }

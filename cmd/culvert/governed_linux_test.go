@@ -155,7 +155,7 @@ func TestProxyRefused(t *testing.T) {
 
 // TestGovernedIdentity: the client certificate is the one that the CertificateMatch of the profile chooses.
 func TestGovernedIdentity(t *testing.T) {
-	authority := sign(t, "Corp CA", "", 100*24*time.Hour, true, nil)
+	authority := sign("Corp CA", "", 100*24*time.Hour, true, nil)
 	var mu sync.Mutex
 	var shown []string
 	gw := gatewaytest.New(t, gatewaytest.Options{NoUDP: true, Config: func(c *gateway.Config) {
@@ -178,9 +178,9 @@ func TestGovernedIdentity(t *testing.T) {
 		if name == "alice-mail" {
 			left = 90 * 24 * time.Hour // without a rule the one that lasts longest is taken
 		}
-		c := sign(t, name, unit, left, false, authority)
-		save(t, 0o644, c.pem(), root, "home/anna/.cisco/certificates/client", name+".pem")
-		save(t, 0o600, c.keyPEM(t), root, "home/anna/.cisco/certificates/client/private", name+".key")
+		c := sign(name, unit, left, false, authority)
+		save(t, 0o644, c.PEM(), root, "home/anna/.cisco/certificates/client", name+".pem")
+		save(t, 0o600, c.KeyPEM(), root, "home/anna/.cisco/certificates/client/private", name+".key")
 	}
 	entry := "<HostAddress>" + address(gw) + "</HostAddress>"
 	match := func(unit string) string {

@@ -26,6 +26,9 @@ type machineReport struct {
 	// Leftovers says that a client was killed and its changes of the machine were not undone, or not yet.
 	Leftovers bool   `json:"leftovers,omitempty"`
 	Journal   string `json:"journal,omitempty"`
+	// Blocked says that its kill switch is among them, which blocks the network of this machine until culvert repair, unless it was
+	// to open on failure.
+	Blocked bool `json:"blocked,omitempty"`
 
 	// Server is the gateway as it was named, Gateway its address, Path dtls or tls.
 	Server    string           `json:"server,omitempty"`
@@ -50,6 +53,8 @@ type machineReport struct {
 	Resolver   *system.ResolverStatus `json:"resolver,omitempty"`
 	KillSwitch *system.FirewallStatus `json:"kill_switch,omitempty"`
 	DataPath   *dataPathReport        `json:"data_path,omitempty"`
+	// Desktops tell what became of the gateway's web proxy on the desktops of users.
+	Desktops []system.DesktopStatus `json:"desktops,omitempty"`
 
 	// Profile and LocalPolicy name the documents in force, and Features are the eighteen that need a profile.
 	Profile     string         `json:"profile,omitempty"`
@@ -61,8 +66,6 @@ type machineReport struct {
 	// through a proxy, and why.
 	Scripts string `json:"scripts,omitempty"`
 	Proxy   string `json:"proxy,omitempty"`
-	// Desktops tell what has become of the proxy settings of users that the gateway wants to be others.
-	Desktops []system.DesktopStatus `json:"desktops,omitempty"`
 	// Network is what the profile makes of the network that the machine is in, if it says anything about that.
 	Network *networkReport `json:"network,omitempty"`
 
@@ -77,6 +80,8 @@ type dataPathReport struct {
 	Path       string    `json:"path"`
 	Reason     string    `json:"reason,omitempty"`
 	Since      time.Time `json:"since,omitzero"`
+	// FilterOff says that there are rules of the content filter, and they are not in force, since packets take the packet path.
+	FilterOff bool `json:"filter_off,omitempty"`
 	// Confirmed says that packets do take Path, Healthy that it is the flow path and all its components are active.
 	Confirmed  bool        `json:"confirmed"`
 	Healthy    bool        `json:"healthy"`
@@ -143,7 +148,7 @@ func lastError(paths []vpn.PathStatus) string {
 }
 
 func dataPathOf(s system.DataPathStatus) dataPathReport {
-	d := dataPathReport{Configured: s.Configured.String(), Path: s.Path.String(), Reason: s.Reason, Flows: s.Flows, Confirmed: s.Report == nil}
+	d := dataPathReport{Configured: s.Configured.String(), Path: s.Path.String(), Reason: s.Reason, Flows: s.Flows, FilterOff: s.FilterOff, Confirmed: s.Report == nil}
 	if s.Report == nil {
 		return d
 	}
@@ -219,6 +224,9 @@ func (r *machineReport) print(p *page, now time.Time) error {
 			p.line("", "stopped %d packets out, %d in, %d passing through", c.DroppedOut.Packets, c.DroppedIn.Packets, c.DroppedForward.Packets)
 		}
 	}
+	for _, d := range r.Desktops {
+		p.line("Web proxy", "%s", desktopText(d))
+	}
 	if r.DataPath != nil {
 		p.dataPath(r.DataPath, now)
 	}
@@ -252,12 +260,12 @@ func moves(n int) string {
 	return fmt.Sprintf(", moved %d times", n)
 }
 
-// since says since when something is.
+// since says for how long and since when something is.
 func since(t, now time.Time) string {
 	if t.IsZero() {
 		return ""
 	}
-	return fmt.Sprintf(" since %s (%s)", ago(now.Sub(t)), t.Local().Format("Jan 2 15:04:05"))
+	return fmt.Sprintf(" for %s (since %s)", ago(now.Sub(t)), t.Local().Format("Jan 2 15:04:05"))
 }
 
 // orNothing puts words in front of s, unless that is empty.
@@ -282,7 +290,7 @@ func eventText(e system.Event) string {
 	switch {
 	case e.Healed:
 		return e.What + "; repaired"
-	case e.Kind == system.EventRoam && e.Err != "":
+	case (e.Kind == system.EventRoam || e.Kind == system.EventDataPath) && e.Err != "":
 		return e.What + ": " + e.Err
 	case e.Err != "":
 		return e.What + "; not repaired: " + e.Err
@@ -296,6 +304,9 @@ func (p *page) routes(r *system.RouteStatus) {
 	p.line("Nowhere", "%s", some(r.Blocked, r.Blocks))
 	if r.Learned > 0 {
 		p.line("", "%d of these are addresses of names", r.Learned)
+	}
+	if r.Judged {
+		p.line("", "all flows come to culvert, and each is judged by this as it begins")
 	}
 }
 
@@ -344,6 +355,9 @@ func (p *page) dataPath(d *dataPathReport, now time.Time) {
 		text += ", not confirmed"
 	}
 	p.line("Data path", "%s%s%s", text, since(d.Since, now), orNothing(": ", d.Reason))
+	if d.FilterOff {
+		p.line("", "warning: the content filter is NOT in force on the packet path")
+	}
 	for _, c := range d.Components {
 		state := c.State
 		for _, why := range []string{c.Reason, c.Error} {

@@ -348,6 +348,9 @@ func (a *app) profileNew() *cobra.Command {
 			if err != nil {
 				return asUsage(err)
 			}
+			if len(hosts) == 0 {
+				a.reporter().warn("the profile lists no gateway, so that the user has to type one in; name one with --host NAME=ADDRESS")
+			}
 			if output == "" {
 				_, err = a.out.Write(p.Bytes())
 				return err

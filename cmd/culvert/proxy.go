@@ -22,6 +22,7 @@ type proxyFlags struct {
 	listen     []string
 	listenAuth string
 	allowOpen  bool
+	noDirect   bool
 	forwards   []string
 }
 
@@ -32,7 +33,8 @@ func (a *app) proxy() *cobra.Command {
 		Long: `Proxy connects to an AnyConnect-compatible gateway, without root, and serves a proxy for what lies behind it: SOCKS5 with
 TCP and UDP, SOCKS4a, and HTTP with CONNECT and plain requests, all on one port. Names are resolved inside the tunnel.
 For programs that know no proxy, --local-forward binds a port of this machine to one destination, as ssh and ocproxy do.
-The tunnel prefers DTLS, falls back to TLS, and reconnects by itself; connections through it wait meanwhile.
+The tunnel prefers DTLS, falls back to TLS, and reconnects by itself; connections through it wait meanwhile. What the gateway's
+split rules leave outside the tunnel is reached directly from this machine, which the command tells once; --no-direct refuses it.
 
 SIGINT and SIGTERM log out and end the command. SIGUSR1 prints the state, SIGUSR2 checks the paths to the gateway at once.
 
@@ -53,6 +55,7 @@ settings count then, but for those that are about the whole machine, which are n
 	f.StringArrayVar(&p.listen, "listen", []string{"127.0.0.1:1080"}, "serve the proxy on `ADDR:PORT` (repeatable)")
 	f.StringVar(&p.listenAuth, "listen-auth", "", "clients of the proxy must give a user and password that `FILE` has as a line USER:PASSWORD")
 	f.BoolVar(&p.allowOpen, "allow-open", false, "let everybody who reaches the port use the proxy")
+	f.BoolVar(&p.noDirect, "no-direct", false, "refuse destinations that the gateway leaves outside the tunnel, instead of reaching them directly")
 	f.StringArrayVarP(&p.forwards, "local-forward", "L", nil, "carry connections to local PORT through the tunnel to HOST:HOSTPORT, as `[BIND:]PORT:HOST:HOSTPORT` says (repeatable); BIND is 127.0.0.1 unless given, * stands for all addresses")
 	c.documents.add(f)
 	cmd.RegisterFlagCompletionFunc("local-forward", cobra.NoFileCompletions)
@@ -102,8 +105,10 @@ func (a *app) runProxy(ctx context.Context, c *clientFlags, p *proxyFlags, args 
 	if err != nil {
 		return err
 	}
+	outside := direct(r, p.noDirect)
 	var t *vpn.Tunnel
 	if err := c.each(a, server, func(server string, cfg *vpn.Config) (err error) {
+		cfg.Direct = outside
 		t, err = vpn.Dial(ctx, server, cfg)
 		return err
 	}); err != nil {
@@ -136,7 +141,7 @@ func (a *app) runProxy(ctx context.Context, c *clientFlags, p *proxyFlags, args 
 	over := make(chan error, 1)
 	go keeper.watch(watching, over)
 	for _, l := range listeners {
-		r.say(event{Event: "listen", State: "listening", Address: l.Addr().String()}, "SOCKS5 and HTTP proxy on %v", l.Addr())
+		r.say(event{Event: "listen", State: "listening", Address: l.Addr().String()}, "listening for SOCKS5 and HTTP on %v", l.Addr())
 	}
 	for i, l := range entrances {
 		to := forwards[i].target

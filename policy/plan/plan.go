@@ -360,6 +360,32 @@ func (p *Plan) Document(local bool) string {
 	return p.localDocument()
 }
 
+// maxEntries is how many entries a message names.
+const maxEntries = 12
+
+// Entries names the profiles, and the gateways that they list, for messages. Both are empty if there are no profiles.
+func (p *Plan) Entries() (documents, entries string) {
+	profiles := p.Documents.Profiles
+	if profiles == nil || len(profiles.Profiles) == 0 {
+		return "", ""
+	}
+	var files, names []string
+	for _, other := range profiles.Profiles {
+		files = append(files, other.Name())
+	}
+	hosts := profiles.Hosts()
+	for _, h := range hosts[:min(maxEntries, len(hosts))] {
+		names = append(names, h.Name)
+	}
+	switch more := len(hosts) - len(names); {
+	case len(names) == 0:
+		names = []string{"none"}
+	case more > 0:
+		names = append(names, fmt.Sprintf("and %d more", more))
+	}
+	return "profile " + strings.Join(files, ", "), strings.Join(names, ", ")
+}
+
 // Err returns the Refusals as one error, from which errors.As gets the first one, or nil if there are none.
 func (p *Plan) Err() error {
 	errs := make([]error, len(p.Refusals))
@@ -424,8 +450,9 @@ func (p *Plan) refuse(typed string, found bool, s profile.Settings) {
 
 // refuseTyped refuses a gateway that no profile lists where it must be one that is.
 func (p *Plan) refuseTyped(typed string) {
+	_, entries := p.Entries()
 	for _, other := range p.Documents.Profiles.Profiles {
-		if r := p.switched(other, "AllowManualHostInput", "false", fmt.Sprintf("%s is not in the list of gateways, and only those may be connected to", typed)); r != nil {
+		if r := p.switched(other, "AllowManualHostInput", "false", fmt.Sprintf("%s is not in the list of gateways (%s), and only those may be connected to", typed, entries)); r != nil {
 			p.Refusals = append(p.Refusals, r)
 			return
 		}
@@ -435,7 +462,7 @@ func (p *Plan) refuseTyped(typed string) {
 	}
 	at := p.position(p.Profile, "AutomaticVPNPolicy/AlwaysOn")
 	p.Refusals = append(p.Refusals, &policy.RefusedError{Document: p.document(), Setting: "AlwaysOn", Value: "true", Line: at.Line, Column: at.Column,
-		Reason: fmt.Sprintf("%s is not in the list of gateways, and Always-On connects to those alone, because its firewall must know them", typed)})
+		Reason: fmt.Sprintf("%s is not in the list of gateways (%s), and Always-On connects to those alone, because its firewall must know them", typed, entries)})
 }
 
 // Refuse returns the refusal of a setting of the profile in force, with its value and its place.

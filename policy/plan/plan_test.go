@@ -2,6 +2,7 @@ package plan
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -60,6 +61,32 @@ func xmlPolicy(t testing.TB, elements string) *local.Policy {
 }
 
 func machine() Environment { return Environment{System: "linux", WholeMachine: true} }
+
+// TestEntries: who names a gateway that is none of the profiles' is told which there are.
+func TestEntries(t *testing.T) {
+	many := ""
+	for i := range maxEntries + 3 {
+		many += fmt.Sprintf("<HostEntry><HostName>gw%d</HostName></HostEntry>", i)
+	}
+	for _, tt := range []struct {
+		profiles           []*profile.Profile
+		documents, entries string
+	}{
+		{nil, "", ""},
+		{[]*profile.Profile{xmlProfile(t, "corp.xml", "", "")}, "profile corp.xml", "none"},
+		{[]*profile.Profile{xmlProfile(t, "corp.xml", "", office), xmlProfile(t, "b.xml", "", "")}, "profile corp.xml, b.xml", "Office, Lab, Old"},
+		{[]*profile.Profile{xmlProfile(t, "many.xml", "", many)}, "profile many.xml", "gw0, gw1, gw2, gw3, gw4, gw5, gw6, gw7, gw8, gw9, gw10, gw11, and 3 more"},
+	} {
+		p, _ := New("nosuch", Documents{Profiles: collection(tt.profiles...)}, machine())
+		if documents, entries := p.Entries(); documents != tt.documents || entries != tt.entries {
+			t.Errorf("%q, %q, want %q, %q", documents, entries, tt.documents, tt.entries)
+		}
+	}
+	on := xmlProfile(t, "corp.xml", "<AutomaticVPNPolicy>true<AlwaysOn>true</AlwaysOn></AutomaticVPNPolicy>", office)
+	if _, err := New("nosuch", Documents{Profiles: collection(on)}, machine()); err == nil || !strings.Contains(err.Error(), "nosuch is not in the list of gateways (Office, Lab, Old)") {
+		t.Errorf("under Always-On: %v", err)
+	}
+}
 
 // TestFeaturesWithoutProfile: all eighteen are off, whatever the user prefers.
 func TestFeaturesWithoutProfile(t *testing.T) {

@@ -1,41 +1,23 @@
 package plan
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"io"
-	"math/big"
 	"net"
 	"testing"
 	"time"
 
+	"culvert.example/vpn/internal/issue"
 	"culvert.example/vpn/policy"
 )
 
 // TestFIPS: with FipsMode, handshakes come about with approved suites and groups alone (D1243).
 func TestFIPS(t *testing.T) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"gw.example"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(leaf)
+	cert := issue.New(x509.Certificate{DNSNames: []string{"gw.example"}, IsCA: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature}, nil)
 	gateway := func(c *tls.Config) *tls.Config {
-		c.Certificates = []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}
+		c.Certificates = []tls.Certificate{cert.TLS()}
 		return c
 	}
 	p, err := New("gw.example", Documents{Local: xmlPolicy(t, "<FipsMode>true</FipsMode>"), LocalPath: "policy.xml"}, Environment{System: "linux", FIPS: true})
@@ -58,7 +40,7 @@ func TestFIPS(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			asked := false
-			base := &tls.Config{RootCAs: roots, ServerName: "gw.example", MinVersion: tls.VersionTLS10,
+			base := &tls.Config{RootCAs: cert.Pool(), ServerName: "gw.example", MinVersion: tls.VersionTLS10,
 				VerifyConnection: func(tls.ConnectionState) error { asked = true; return nil }}
 			err := handshake(t, tt.gateway, fips.Config(base))
 			if (err == nil) != tt.works || tt.works && !asked {
