@@ -123,6 +123,7 @@ func TestProxyRefused(t *testing.T) {
 	disabled := put(t, root, "disabled.xml", corp("<ServiceDisable>true</ServiceDisable>", entry))
 	listed := put(t, root, "listed.xml", corp("<AllowManualHostInput>false</AllowManualHostInput>", entry))
 	ipsec := put(t, root, "ipsec.xml", corp("", entry+"<PrimaryProtocol>IPsec</PrimaryProtocol>"))
+	six := put(t, root, "six.xml", corp("<IPProtocolSupport>IPv6</IPProtocolSupport>", entry))
 	pinned := put(t, root, "pinned.xml", corp("<CertificatePinning>true<CertificatePinList><Pin>"+strings.Repeat("ab", 64)+"</Pin></CertificatePinList></CertificatePinning>", entry))
 	noTLS := put(t, root, "notls.xml", localPolicy("<RestrictTunnelProtocols>TLS</RestrictTunnelProtocols>"))
 	strict := put(t, root, "strict.xml", localPolicy("<StrictCertificateTrust>true</StrictCertificateTrust>"))
@@ -134,6 +135,7 @@ func TestProxyRefused(t *testing.T) {
 		{"--profile " + listed + " else.example", "AllowManualHostInput (profile " + listed + ":4:1)", exitFailed},
 		{"--profile " + ipsec + " Office", "PrimaryProtocol (profile " + ipsec + ":6:", exitFailed},
 		{"--profile " + pinned + " Office", "pin", exitUntrusted},
+		{"--profile " + six + " Office", "127.0.0.1: gateways are reached over IPv6 only", exitUnreachable},
 		{"--profile " + office + " --local-policy " + noTLS + " Office", "RestrictTunnelProtocols (local policy " + noTLS + ":2:1)", exitFailed},
 		{"--local-policy " + noTLS + " gw.example", "RestrictTunnelProtocols (local policy " + noTLS + ":2:1)", exitFailed},
 		{"--profile " + office + " --local-policy " + strict + " Office", "StrictCertificateTrust (local policy " + strict + ":2:1)", exitFailed},
