@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -14,8 +15,7 @@ import (
 
 // TestMain sees to it that the tests leave the machine itself alone: all that they change is in namespaces of their own.
 func TestMain(m *testing.M) {
-	// Most of their time the tests wait for what goes on in namespaces of their own, so that more may run than there are processors.
-	flag.Set("test.parallel", "4")
+	flag.Set("test.parallel", strconv.Itoa(together))
 	code := m.Run()
 	if left := onMachine(); left != "" {
 		fmt.Println("FAIL: the tests have changed the machine itself:", left)
