@@ -58,8 +58,9 @@ var arrows = map[string]string{
 	"examples/http":       ". gateway/gatewaytest transport transport/login",
 	"examples/socks":      ". gateway/gatewaytest proxy transport/login",
 	"examples/gateway":    "gateway",
-	"examples/tray": ". flow/owner gateway gateway/gatewaytest policy/certificate policy/preferences policy/profile proxy " +
-		"transport/login transport/login/terminal",
+	"examples/tray": ". flow/owner gateway gateway/gatewaytest host/certificates policy/certificate policy/local policy/preferences " +
+		"policy/profile proxy transport/login transport/login/terminal",
+	"examples/pkcs11":          ". transport transport/login",
 	"bench":                    "",
 	"bench/table":              "",
 	"bench/versus":             ". dns gateway internal/netns internal/ocserv packet stack/tun transport transport/login",
@@ -107,7 +108,8 @@ var owners = map[string][]string{
 	"github.com/spf13/cobra":      {"cmd/culvert"},
 	"github.com/BurntSushi":       {"cmd/culvert"},
 	"software.sslmate.com":        {"cmd/culvert"},
-	"github.com/youmark/pkcs8":    {"cmd/culvert"},
+	"github.com/youmark/pkcs8":    {"cmd/culvert", "examples/tray"},
+	"github.com/ThalesGroup":      {"examples/pkcs11"},
 	"github.com/vishvananda":      {"host"},
 	"github.com/gaissmai/bart":    {"split"},
 	"go4.org/netipx":              {"host/firewall"},

@@ -126,10 +126,11 @@ func sizeOf(b packet.Batch) (n uint64) {
 }
 
 // open makes conn the connection of the session, which has none and is not over. The lock connecting is held, so that it stays so until
-// start.
+// start. Packets wait until then, as the client takes nothing before the reply to its CONNECT.
 func (s *session) open(conn *cstp.Conn, remote netip.AddrPort, mtu int) *tunnel {
 	t := &tunnel{s: s, conn: conn, remote: remote, mtu: mtu, began: time.Now()}
 	t.q = newQueue(s.srv.spare, t.write)
+	t.q.hold()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tunnel = t
@@ -143,6 +144,7 @@ func (s *session) open(conn *cstp.Conn, remote netip.AddrPort, mtu int) *tunnel 
 
 // start lets packets flow.
 func (t *tunnel) start() {
+	t.q.release()
 	t.wg.Go(t.read)
 }
 

@@ -728,6 +728,31 @@ func TestQueue(t *testing.T) {
 	}
 }
 
+// What is for a client whose CONNECT is being answered goes after the answer.
+func TestQueueHeld(t *testing.T) {
+	sent := make(chan int, 1)
+	q := newQueue(newSpare(64), func(b packet.Batch) { sent <- len(b) })
+	q.hold()
+	if dropped := q.put(packet.NewBatch(2, 64)); dropped != 0 {
+		t.Fatalf("%d dropped", dropped)
+	}
+	q.mu.Lock()
+	if q.busy {
+		t.Error("packets are sent before release")
+	}
+	q.mu.Unlock()
+	q.release()
+	select {
+	case n := <-sent:
+		if n != 2 {
+			t.Errorf("%d packets are sent", n)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("nothing is sent after release")
+	}
+	q.close()
+}
+
 func TestQueueAllocs(t *testing.T) {
 	q := newQueue(newSpare(64), func(packet.Batch) {})
 	q.busy = true // the goroutine that takes packets out is this one

@@ -28,6 +28,9 @@ func (n *Network) kernel() (kernel, error) {
 
 func namespaceExists(uint64) bool { return false }
 
+// here returns the place of the calling thread, which has no name on this system.
+func here() (boot string, namespace uint64) { return "", 0 }
+
 // Close ends the use of the Network.
 func (n *Network) Close() error {
 	n.closed.Store(true)

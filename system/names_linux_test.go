@@ -1,6 +1,7 @@
 package system_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -136,8 +137,23 @@ func TestDynamicSplit(t *testing.T) {
 	if st := s.Status().Routes; st.Learned != 1 {
 		t.Errorf("status %+v", st)
 	}
-	if v, err := s.Explain("www.cdn.example.net"); err != nil || v.Way != split.Tunnel || v.Origin != split.FromGateway {
-		t.Errorf("Explain: %+v, %v", v, err)
+	for host, want := range map[string]string{
+		"www.cdn.example.net": "invalid IP: tunnel by dynamic include cdn.example.net of gateway; ",
+		"www.example.org":     "203.0.113.80: direct by not included of gateway; 2001:db8:9::80: tunnel by everything of IPv6 of lease; ",
+		"172.20.1.1":          "172.20.1.1: tunnel by include 172.16.0.0/12 of gateway; ",
+		"none.example.org":    "no such host",
+	} {
+		got := ""
+		routes, err := s.Explain(t.Context(), host)
+		if err != nil {
+			got = err.Error()
+		}
+		for _, r := range routes {
+			got += fmt.Sprintf("%v: %v by %s of %v; ", r.Addr, r.Way, r.Rule, r.Origin)
+		}
+		if got != want && (err == nil || !strings.Contains(got, want)) {
+			t.Errorf("%s: %s, want %s", host, got, want)
+		}
 	}
 }
 

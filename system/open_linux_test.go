@@ -3,12 +3,14 @@ package system_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -48,6 +50,25 @@ func TestBadConfig(t *testing.T) {
 		if !errors.Is(err, system.ErrConfig) || !strings.Contains(err.Error(), field+":") {
 			t.Errorf("%s: %v", field, err)
 		}
+	}
+}
+
+func TestNamespaceName(t *testing.T) {
+	info, err := os.Stat("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	number := fmt.Sprintf("ns-%d", info.Sys().(*syscall.Stat_t).Ino)
+	for in, want := range map[string]string{
+		"blue": "blue", "/run/netns/net": "net", "/var/run/netns/../netns/net": "net",
+		"/proc/self/ns/net": number, fmt.Sprintf("/proc/%d/ns/net", os.Getpid()): number,
+	} {
+		if got, err := system.NamespaceName(in); got != want || err != nil {
+			t.Errorf("%s: %q, %v; want %q", in, got, err, want)
+		}
+	}
+	if got, err := system.NamespaceName("/proc/self/ns/nothing"); !errors.Is(err, system.ErrConfig) {
+		t.Errorf("%q, %v", got, err)
 	}
 }
 

@@ -57,6 +57,8 @@ type tunnel struct {
 	intercepts bool // all destinations are routed to the device, for the flow path
 	in, out    []netip.Prefix
 
+	toldWhole bool // see tellWhole
+
 	ctx      context.Context
 	cancel   context.CancelFunc
 	running  sync.WaitGroup
@@ -150,6 +152,7 @@ func (t *tunnel) attach(ctx context.Context) error {
 	if err := t.describe(t.given, s.connected()); err != nil {
 		return fmt.Errorf("%w: %w", transport.ErrProtocol, err)
 	}
+	t.tellWhole(t.given)
 	flows := s.cfg.DataPath == Flow || s.cfg.DataPath == Auto && s.cfg.Filter != nil
 	if flows {
 		if err := t.openCrossing(); err != nil {
@@ -230,6 +233,7 @@ func (t *tunnel) adopt(ctx context.Context, lease *transport.Lease) error {
 	if err != nil {
 		return err
 	}
+	t.tellWhole(lease)
 	if t.names != nil {
 		return t.names.configure(ctx, lease)
 	}

@@ -21,6 +21,7 @@ import (
 type doorkeeper struct {
 	source *logins.Source
 	rules  logon.Rules
+	before bool        // the tunnel may come up before anybody has logged on (UseStartBeforeLogon)
 	user   split.Rules // the user's own, which are part of what a tunnel captures
 
 	// Of the tunnel that comes up, or is up.
@@ -34,7 +35,7 @@ func newDoorkeeper(p *plan.Plan, user split.Rules, log *slog.Logger) *doorkeeper
 	if p == nil || p.Profile == nil {
 		return nil
 	}
-	return &doorkeeper{source: logins.New(logins.Options{Logger: log}), rules: p.Logon, user: user}
+	return &doorkeeper{source: logins.New(logins.Options{Logger: log}), rules: p.Logon, before: p.BeforeLogon, user: user}
 }
 
 // admit decides whether this process may bring a tunnel up.
@@ -63,6 +64,7 @@ func (d *doorkeeper) ask(ctx context.Context) ([]logon.Session, logon.Request) {
 		return nil, logon.Request{Unknown: err}
 	}
 	sessions, request := logonSessions(found), logon.Request{Account: asker.Account()}
+	request.BeforeLogon = d.before && beforeLogon(found, asker)
 	if asker.Found {
 		request.Session = asker.Session.ID
 		if !slices.ContainsFunc(sessions, func(s logon.Session) bool { return s.ID == request.Session }) {
@@ -70,6 +72,12 @@ func (d *doorkeeper) ask(ctx context.Context) ([]logon.Session, logon.Request) {
 		}
 	}
 	return sessions, request
+}
+
+// beforeLogon reports whether a service asks, for nobody, while nobody is logged on.
+func beforeLogon(sessions []logins.Session, asker logins.Asker) bool {
+	return !asker.Found && asker.UID == logins.NoUID &&
+		!slices.ContainsFunc(sessions, func(s logins.Session) bool { return s.Class == logins.User && !s.Closing })
 }
 
 // logonSessions returns sessions in the words of the rules.

@@ -27,6 +27,7 @@ import (
 	"culvert.example/vpn/gateway"
 	"culvert.example/vpn/internal/issue"
 	"culvert.example/vpn/proxy"
+	"culvert.example/vpn/transport/login"
 	"culvert.example/vpn/transport/trust"
 )
 
@@ -314,6 +315,7 @@ func TestExitCodes(t *testing.T) {
 		{errors.New("x"), 1, ""},
 		{usagef("x"), 2, "--help"},
 		{&vpn.OpError{Err: fmt.Errorf("%w: no answer: %w", vpn.ErrLogin, vpn.ErrPrompt)}, 3, "password"},
+		{(&clientFlags{passwdStdin: true}).blame(&vpn.OpError{Err: &login.RejectedError{Err: login.ErrCannot}}), 3, "password"},
 		{&vpn.OpError{Err: &trust.Error{Certificate: &x509.Certificate{}, Reason: errors.New("x")}}, 4, "--servercert pin-sha256:"},
 		{&vpn.OpError{Err: &net.OpError{Op: "dial", Err: errors.New("x")}}, 5, ""},
 		{&vpn.OpError{Err: &net.DNSError{IsNotFound: true}}, 5, "--resolve"},
@@ -339,17 +341,24 @@ func TestExitCodes(t *testing.T) {
 func TestReport(t *testing.T) {
 	var b bytes.Buffer
 	r := &reporter{w: &b}
-	r.say(event{Event: "tunnel", State: "connected", Path: "dtls"}, "over %s", "DTLS")
+	r.say(event{Event: "tunnel", State: "connected", Path: "dtls"}, "connected over %s", "DTLS")
+	r.say(event{Event: "system", State: "closed"}, "nothing passes")
 	r.warn("mind %s", "this")
 	r.fail(&vpn.OpError{Op: "dial", Server: "gw", Err: errors.New("two\nlines \x1b[2J")}, exitFailed)
-	if want := "culvert: connected: over DTLS\nculvert: warning: mind this\nculvert: error: two lines \uFFFD[2J\n"; b.String() != want {
+	if want := "culvert: connected over DTLS\nculvert: nothing passes\nculvert: warning: mind this\nculvert: error: two lines \uFFFD[2J\n"; b.String() != want {
 		t.Errorf("got %q", b.String())
 	}
 	b.Reset()
 	r.colour = true
-	r.say(event{State: "connected"}, "x")
-	if !strings.Contains(b.String(), green+"connected"+plain) {
+	r.say(event{State: "connected"}, "connected to x")
+	if !strings.Contains(b.String(), green+"connected"+plain+" to x") {
 		t.Errorf("no colour in %q", b.String())
+	}
+	b.Reset()
+	r.inLog()
+	r.say(event{State: "connected"}, "connected to x")
+	if at, rest, ok := strings.Cut(b.String(), " culvert: "); !ok || rest != "connected to x\n" || len(at) < len(time.DateTime) {
+		t.Errorf("in a log: %q", b.String())
 	}
 	b.Reset()
 	r = &reporter{w: &b, json: true}

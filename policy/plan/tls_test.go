@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net"
 	"testing"
 	"time"
@@ -19,6 +20,11 @@ func TestFIPS(t *testing.T) {
 		c.Certificates = []tls.Certificate{cert.TLS()}
 		return c
 	}
+	p, err := New("gw.example", Documents{Local: xmlPolicy(t, "<FipsMode>true</FipsMode>"), LocalPath: "policy.xml"}, Environment{System: "linux", FIPS: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fips := p.TLS
 	for _, tt := range []struct {
 		name    string
 		gateway *tls.Config
@@ -36,9 +42,13 @@ func TestFIPS(t *testing.T) {
 			asked := false
 			base := &tls.Config{RootCAs: cert.Pool(), ServerName: "gw.example", MinVersion: tls.VersionTLS10,
 				VerifyConnection: func(tls.ConnectionState) error { asked = true; return nil }}
-			err := handshake(t, tt.gateway, TLS{FIPS: true}.Config(base))
+			err := handshake(t, tt.gateway, fips.Config(base))
 			if (err == nil) != tt.works || tt.works && !asked {
 				t.Errorf("FipsMode: %v, the verification of the base was asked: %v", err, asked)
+			}
+			var refused *policy.RefusedError
+			if err := fips.Explain(err); errors.As(err, &refused) == tt.works || refused != nil && (refused.Setting != "FipsMode" || refused.Line != 2) {
+				t.Errorf("explained: %v", err)
 			}
 			if base.CipherSuites != nil || base.MinVersion != tls.VersionTLS10 {
 				t.Error("the base was changed")
@@ -57,9 +67,17 @@ func TestFIPS(t *testing.T) {
 		"TLS 1.1":             {Version: tls.VersionTLS11, CipherSuite: tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256},
 	} {
 		var refused *policy.RefusedError
-		if err := approve(cs); !errors.As(err, &refused) || refused.Setting != "FipsMode" {
+		if err := fips.approve(cs); !errors.As(err, &refused) || refused.Setting != "FipsMode" {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	for _, err := range []error{nil, io.EOF, policy.ErrDenied} {
+		if got := fips.Explain(err); got != err {
+			t.Errorf("%v became %v", err, got)
+		}
+	}
+	if err := errors.New("remote error: tls: handshake failure"); (TLS{}).Explain(err) != err {
+		t.Error("without FipsMode an error is explained by it")
 	}
 }
 
