@@ -104,3 +104,9 @@ func (n *Network) Route(dst netip.Addr, mark uint32) (Exit, error) {
 	}
 	return Exit{}, fmt.Errorf("host: %v: %w", dst, ErrNoExit)
 }
+
+// Leads returns the index of the interface by which the system sends packets to dst now. The error matches [ErrNoExit].
+func (n *Network) Leads(dst netip.Addr, mark uint32) (index int, err error) {
+	e, err := n.Route(dst, mark)
+	return e.Index, err
+}

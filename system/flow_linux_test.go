@@ -182,6 +182,7 @@ func TestPartFails(t *testing.T) {
 		"hang":  {func() {}, 2 * time.Second, health.Watchdog},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			w.teach()
 			cfg := w.config()

@@ -1,6 +1,7 @@
 package system_test
 
 import (
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -13,6 +14,8 @@ import (
 
 // TestMain sees to it that the tests leave the machine itself alone: all that they change is in namespaces of their own.
 func TestMain(m *testing.M) {
+	// Most of their time the tests wait for what goes on in namespaces of their own, so that more may run than there are processors.
+	flag.Set("test.parallel", "4")
 	code := m.Run()
 	if left := onMachine(); left != "" {
 		fmt.Println("FAIL: the tests have changed the machine itself:", left)

@@ -74,6 +74,7 @@ func TestNamespaceName(t *testing.T) {
 
 // What keeps a machine from being changed is said, and the machine stays as it is.
 func TestCannot(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	before := w.state()
 	cfg := w.config()
@@ -150,6 +151,7 @@ func onThread(f func() error) error {
 // the kernel shows as that of the process. The first thread may be gone in a process that has run other tests, so this takes another.
 func TestFirstThread(t *testing.T) {
 	if os.Getenv("CULVERT_FIRST_THREAD") == "" {
+		t.Parallel()
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFirstThread$", "-test.timeout=30s")
 		cmd.Env = append(os.Environ(), "CULVERT_FIRST_THREAD=1")
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -221,6 +223,7 @@ func TestIPv6Disabled(t *testing.T) {
 
 // What a process that was killed has left is undone by Repair and by the next Open; its kill switch stands until then.
 func TestCrash(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.teach()
 	cfg := w.config()

@@ -64,9 +64,10 @@ func (w *world) get(url string) (string, error) {
 
 // A real tunnel, found by its name through a closed kill switch, on both paths, with a link that goes and comes back.
 func TestTunnel(t *testing.T) {
+	leak.Check(t)
 	for _, path := range []system.DataPath{system.Packet, system.Flow} {
 		t.Run(path.String(), func(t *testing.T) {
-			leak.Check(t)
+			t.Parallel()
 			w := newWorld(t)
 			w.outside.set("vpn.example.com", gatewayAddr.Addr().String())
 			gw := w.serveGateway(nil)

@@ -219,5 +219,12 @@ func TestOpenKillSwitch(t *testing.T) {
 	p.wait(&told, "the first tunnel", connected)
 	p.within(60*time.Second, &told, "another tunnel", connected)
 	m.seen(somebody, tunnelled)
+	// Somebody deletes the network interface.
+	m.client.IP("link", "del", "culvert0")
+	p.wait(&told, "who ended the tunnel", func(e event) bool {
+		return e.Event == "system" && e.Kind == "routes" && strings.Contains(e.Message, "deleted")
+	})
+	p.within(60*time.Second, &told, "a third tunnel", connected)
+	m.seen(somebody, tunnelled)
 	terminated(t, m, p)
 }

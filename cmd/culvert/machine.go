@@ -166,7 +166,7 @@ func passing(err error, ask *asker) bool {
 		// A session that is over needs another login, for which there may be nobody to ask.
 		return !errors.Is(err, vpn.ErrExpired) || ask.Unattended()
 	}
-	return false
+	return errors.Is(err, system.ErrDeleted)
 }
 
 // wait waits for somebody who wants an end, or for other.

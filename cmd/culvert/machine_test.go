@@ -586,6 +586,7 @@ func TestPassing(t *testing.T) {
 		{vpn.ErrUntrusted, unattended, false},
 		{vpn.ErrPrompt, unattended, false},
 		{system.ErrCapture, unattended, false},
+		{system.ErrDeleted, attended, true},
 	} {
 		if got := passing(tt.err, tt.ask); got != tt.want {
 			t.Errorf("%v: %v", tt.err, got)

@@ -471,9 +471,12 @@ func TestPortal(t *testing.T) {
 	t.Parallel() // it is the kernel that takes its time
 	w := newWorld(t)
 	cfg := w.config()
-	cfg.Portal = Portal{Until: time.Now().Add(1500 * time.Millisecond), Ports: []uint16{80, 8080}}
+	cfg.Resolvers = nil
+	cfg.Portal = Portal{Until: time.Now().Add(1500 * time.Millisecond), Ports: []uint16{80, 8080}, Resolvers: []netip.AddrPort{
+		netip.AddrPortFrom(netip.MustParseAddr(resolver4), 0), netip.AddrPortFrom(netip.MustParseAddr(resolver6), 0),
+	}}
 	w.apply(cfg)
-	pages := []probe{tcpProbe(other4 + ":80"), tcpProbe("[" + other6 + "]:8080")}
+	pages := []probe{tcpProbe(other4 + ":80"), tcpProbe("[" + other6 + "]:8080"), udpProbe(resolver4 + ":53"), udpProbe("[" + resolver6 + "]:53"), tcpProbe(resolver4 + ":53")}
 	w.check("window open", pages, true)
 	w.check("window open", []probe{udpProbe(other4 + ":80"), tcpProbe(other4 + ":443"), udpProbe(other4 + ":53")}, false)
 	// A whole conversation passes.
