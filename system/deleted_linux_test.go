@@ -51,7 +51,7 @@ func TestDeletedDeviceClosed(t *testing.T) {
 	s := w.open(cfg)
 	k := w.attach(s, lease(nil))
 	w.expect(map[string]string{"203.0.113.80": "inside"})
-	w.air.forget()
+	w.air.Forget()
 	w.client.IP("link", "del", system.DefaultDevice)
 	w.probe()
 	if err := <-k.ended; !errors.Is(err, system.ErrDeleted) {
@@ -59,7 +59,7 @@ func TestDeletedDeviceClosed(t *testing.T) {
 	}
 	eventually(t, 2*time.Second, "there is no tunnel", func() bool { return !s.Status().Attached })
 	w.probe()
-	if leaks := w.air.leaks(); len(leaks) > 0 {
+	if leaks := w.leaks(); len(leaks) > 0 {
 		t.Errorf("left the machine: %v", leaks)
 	}
 	if st := s.Status().Firewall; st.Mode != system.FirewallClosed {

@@ -278,9 +278,9 @@ func TestPortalWindow(t *testing.T) {
 	}
 	w.expect(map[string]string{"203.0.113.80": "nowhere"}) // another port
 	eventually(t, 3*time.Second, "the window closes", func() bool { return w.ask(web, 300*time.Millisecond) == "nowhere" })
-	w.air.forget()
+	w.air.Forget()
 	w.probe()
-	if leaks := w.air.leaks(); len(leaks) > 0 {
+	if leaks := w.leaks(); len(leaks) > 0 {
 		t.Errorf("after the window: left the machine: %v", leaks)
 	}
 }

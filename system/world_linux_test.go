@@ -425,9 +425,11 @@ func (w *world) query(server, name string, v6 bool) string {
 }
 
 // leaks returns what the router has heard other than what may be, and what is needed to have a link.
-func (w *world) leaks(may ...string) []string {
+func (w *world) leaks(may ...string) []string { return leaks(w.air, may...) }
+
+func leaks(air *netns.Tap, may ...string) []string {
 	found := make(map[string]bool)
-	for _, p := range w.air.Packets() {
+	for _, p := range air.Packets() {
 		if !p.Link() && !slices.Contains(may, p.To) {
 			found[p.To] = true
 		}
