@@ -60,6 +60,12 @@ type agent struct {
 type departure struct {
 	done chan struct{}
 	err  error // what could not be undone, once done is closed
+	shut bool  // the kill switch stays closed
+}
+
+// departed is the answer to a disconnection. Shut says that the kill switch stays closed.
+type departed struct {
+	Shut bool `json:"shut,omitempty"`
 }
 
 func newAgent(sys controlledMachine, server string) *agent {
@@ -134,7 +140,7 @@ func (g *agent) handler(ctx context.Context) http.Handler {
 			refuse(w, d.err)
 			return
 		}
-		answer(w, http.StatusOK, struct{}{})
+		answer(w, http.StatusOK, departed{d.shut})
 	})
 	path := func(do func(ctx context.Context, want string) error) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {

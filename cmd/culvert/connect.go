@@ -24,8 +24,8 @@ func (a *app) connect() *cobra.Command {
 gateway and the flags say. It needs root (CAP_NET_ADMIN) and Linux. Every change is recorded before it is made, and undone
 at the end; what a crash leaves is undone by "culvert repair" or the next connect.
 
-SIGINT and SIGTERM log out, undo everything and end the command. SIGHUP does the same without logging out (unless there is a
---script), so that the session can be used again with --cookie. SIGUSR1 prints the state, SIGUSR2 checks the paths to the gateway at once.
+SIGINT and SIGTERM log out, undo everything and end the command. SIGHUP does the same without logging out, so that the session can
+be used again with --cookie. SIGUSR1 prints the state, SIGUSR2 checks the paths to the gateway at once.
 
 If a profile has EnableScripting, the scripts OnConnect and OnDisconnect run: of the files in /etc/culvert/script, or else in the
 script directory of the Cisco client, the first whose name begins so. They have the rights of the user who has started the command,
@@ -40,7 +40,8 @@ With one of these it only logs in, without root, and prints what it takes to ope
 That session lives until a tunnel uses and ends it, or until the gateway forgets it. For traffic without root see "culvert proxy".
 
 GATEWAY may be the name of an entry of a VPN profile, --profile or one in the usual places. Its address, group, backup servers and
-settings count then. The local policy counts whenever there is one. See "culvert policy explain" and "culvert profile effective".
+settings count then. Without GATEWAY it is the entry that was used last or else the first one, or with EnableAutomaticServerSelection
+the one that answers fastest. The local policy counts whenever there is one. See "culvert policy explain" and "culvert profile effective".
 
 ` + exitHelp,
 		Example: `  sudo culvert connect -u alice vpn.example.com

@@ -21,6 +21,7 @@ import (
 type doorkeeper struct {
 	source *logins.Source
 	rules  logon.Rules
+	before bool        // the tunnel may come up before anybody logs on
 	user   split.Rules // the user's own, which are part of what a tunnel captures
 
 	// Of the tunnel that comes up, or is up.
@@ -34,7 +35,12 @@ func newDoorkeeper(p *plan.Plan, user split.Rules, log *slog.Logger) *doorkeeper
 	if p == nil || p.Profile == nil {
 		return nil
 	}
-	return &doorkeeper{source: logins.New(logins.Options{Logger: log}), rules: p.Logon, user: user}
+	d := &doorkeeper{source: logins.New(logins.Options{Logger: log}), rules: p.Logon, before: p.BeforeLogon, user: user}
+	if p.Network.Automatic {
+		// What becomes of the tunnel of a user who logs off is up to the network.Manager, which goes on with the next user.
+		d.rules.RetainOnLogoff, d.rules.UserEnforcement = true, logon.AnyUser
+	}
+	return d
 }
 
 // admit decides whether this process may bring a tunnel up.
@@ -63,6 +69,7 @@ func (d *doorkeeper) ask(ctx context.Context) ([]logon.Session, logon.Request) {
 		return nil, logon.Request{Unknown: err}
 	}
 	sessions, request := logonSessions(found), logon.Request{Account: asker.Account()}
+	request.BeforeLogon = d.before && !asker.Found && !slices.ContainsFunc(sessions, loggedOn)
 	if asker.Found {
 		request.Session = asker.Session.ID
 		if !slices.ContainsFunc(sessions, func(s logon.Session) bool { return s.ID == request.Session }) {

@@ -225,11 +225,10 @@ func TestMachineText(t *testing.T) {
 	if got := machineText(s); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	if got := undone(s); got != "undone: addresses and routes, DNS (systemd-resolved), kill switch" {
+	if got := undone(s, false); got != "undone: addresses and routes, DNS (systemd-resolved), kill switch" {
 		t.Errorf("%s", got)
 	}
-	s.Firewall.Locked = true
-	if got := undone(s); !strings.Contains(got, "the kill switch stays") {
+	if got := undone(s, true); !strings.Contains(got, "the kill switch stays") {
 		t.Errorf("%s", got)
 	}
 }

@@ -124,8 +124,13 @@ It returns when that is done. If none runs but one was killed, use "culvert repa
 		if err != nil {
 			return err
 		}
-		if err := c.call(cmd.Context(), "POST", "/v1/disconnect", nil, &struct{}{}); err != nil {
+		var d departed
+		if err := c.call(cmd.Context(), "POST", "/v1/disconnect", nil, &d); err != nil {
 			return err
+		}
+		if d.Shut {
+			a.reporter().warn("logged out; the kill switch stays closed, as the policy demands: connect again, or lift it with: culvert repair")
+			return nil
 		}
 		a.reporter().say(event{Event: "system", State: "closed"}, "logged out, and this machine is as it was before")
 		return nil
