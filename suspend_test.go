@@ -72,7 +72,7 @@ func TestSuspend(t *testing.T) {
 	if ends.said(t, 0) {
 		t.Error("the client has logged out")
 	}
-	if _, err := tun.Suspend(); !errors.Is(err, net.ErrClosed) {
+	if again, err := tun.Suspend(); again != ticket || err != nil {
 		t.Errorf("a second time: %v", err)
 	}
 
@@ -96,6 +96,9 @@ func TestSuspend(t *testing.T) {
 	tun.Close()
 	if !ends.said(t, 1) {
 		t.Error("at the end the client has not logged out")
+	}
+	if _, err := tun.Suspend(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("after the end: %v", err)
 	}
 
 	if err := gw.Expire(before.ID); err != nil {

@@ -286,8 +286,9 @@ type suspender interface {
 }
 
 // Suspend ends the tunnel as Close does, but does not log out: the gateway keeps the session for as long as it lets one be without a
-// connection, and the ticket takes it up again as [Config.Ticket], without a login. The error, an [*OpError], says that the tunnel
-// had ended already, or matches errors.ErrUnsupported if its Config.Transport has no such sessions; nothing is done then.
+// connection, and the ticket takes it up again as [Config.Ticket], without a login. It may be called several times. The error, an
+// [*OpError], is why the tunnel had ended before, or matches errors.ErrUnsupported if its Config.Transport has no such sessions;
+// nothing is done then.
 func (t *Tunnel) Suspend() (*Ticket, error) {
 	s, ok := t.session.(suspender)
 	if !ok {

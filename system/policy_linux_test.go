@@ -91,7 +91,7 @@ func TestAllowedNames(t *testing.T) {
 		t.Errorf("a program does not find the host: %s", got)
 	}
 	w.outside.set("proxy.example.com", "203.0.113.81")
-	w.client.IP("address", "add", "192.168.7.3/24", "dev", w.clientIf)
+	w.client.IP("address", "add", "192.168.9.3/24", "dev", w.clientIf)
 	eventually(t, 5*time.Second, "the host is found again in another network", func() bool { return w.from("203.0.113.81") == "outside" })
 	w.expect(map[string]string{"203.0.113.80": "nowhere"})
 
