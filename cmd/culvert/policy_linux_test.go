@@ -157,9 +157,11 @@ func TestLogonRules(t *testing.T) {
 		t.Errorf("with two logons: %+v", got)
 	}
 
-	// With AutomaticVPNPolicy the command lives through that, and goes on when it may. When the user of the tunnel logs off, that is
+	// With AutomaticVPNPolicy the command lives through that, and goes on when it may. When the one user of the machine logs off, that is
 	// the end of the tunnel, since RetainVpnOnLogoff is not set (D1219).
 	second.LogOff()
+	ssh.LogOff()
+	local := d.LogOn(logind.Logon{UID: 65534, Service: "login"})
 	m.profileOf(`<LinuxLogonEnforcement>SingleLogon</LinuxLogonEnforcement>
 <AutomaticVPNPolicy>true<TrustedDNSDomains>office.example</TrustedDNSDomains><AlwaysOn>true</AlwaysOn></AutomaticVPNPolicy>`)
 	p, told = m.govern(m.named(file)...), 0
@@ -174,7 +176,7 @@ func TestLogonRules(t *testing.T) {
 	p.wait(&told, "the rule that ends it", func(e event) bool { return e.Kind == "ended" && strings.Contains(e.Message, "rules about users") })
 	second.LogOff()
 	p.wait(&told, "the machine uses the tunnel again", connected)
-	ssh.LogOff()
+	local.LogOff()
 	p.wait(&told, "the end with its user", func(e event) bool { return e.Event == "tunnel" && e.State == "closed" && e.Message == "logoff" })
 	m.seen(somebody, plainly)
 	terminated(t, m, p)
