@@ -11,6 +11,20 @@ import (
 	"culvert.example/vpn/transport"
 )
 
+// reopen opens a System after another one. A process that some other test has just forked may hold on to the journal for a moment.
+func (w *world) reopen(cfg system.Config) (s *system.System) {
+	w.tb.Helper()
+	eventually(w.tb, 5*time.Second, "the journal is free", func() bool {
+		var err error
+		if s, err = w.tryOpen(cfg); err != nil && !errors.Is(err, system.ErrBusy) {
+			w.tb.Fatal(err)
+		}
+		return err == nil
+	})
+	w.tb.Cleanup(func() { s.Close() })
+	return s
+}
+
 // Policy lifts a switch that the user may not, puts it in force again, and what it has lifted does not come back at the end.
 func TestEnforce(t *testing.T) {
 	t.Parallel()
@@ -23,7 +37,7 @@ func TestEnforce(t *testing.T) {
 	s.Close()
 	const somewhere = "203.0.113.80"
 	cfg.KillSwitch = &system.KillSwitch{Reject: true, Locked: true}
-	s = w.open(cfg)
+	s = w.reopen(cfg)
 	w.expect(map[string]string{somewhere: "nowhere"})
 	for i, want := range []string{"outside", "nowhere", "outside"} {
 		if err := s.Enforce(t.Context(), []system.Enforcement{system.Waived, system.Upheld, system.Waived}[i]); err != nil {
@@ -52,7 +66,7 @@ func TestEnforce(t *testing.T) {
 		{"Open, a person has disconnected", true, system.Shut, "nowhere", "nowhere"},
 	} {
 		cfg.KillSwitch = &system.KillSwitch{Reject: true, Open: c.open, Lease: time.Second}
-		s = w.open(cfg)
+		s = w.reopen(cfg)
 		w.attach(s, lease(nil)).close()
 		if err := s.Enforce(t.Context(), c.last); err != nil {
 			t.Fatal(err)
@@ -70,7 +84,7 @@ func TestEnforce(t *testing.T) {
 			t.Errorf("%s, at the end: %s, want %s", c.row, got, c.then)
 		}
 		cfg.KillSwitch = nil
-		if _, err := w.repair(cfg); err != nil {
+		if err := w.reopen(cfg).Close(); err != nil { // which repairs
 			t.Error(err)
 		}
 	}
@@ -125,7 +139,7 @@ func TestLastRules(t *testing.T) {
 	} {
 		c.kill.Reject = true
 		cfg.KillSwitch = &c.kill
-		s := w.open(cfg)
+		s := w.reopen(cfg)
 		w.expect(map[string]string{other: "nowhere"})
 		k := w.attach(s, lease(func(l *transport.Lease) {
 			l.Exclude, l.ExcludeLocalLAN = prefixes("203.0.114.0/24", "0.0.0.0/1"), true
@@ -141,13 +155,13 @@ func TestLastRules(t *testing.T) {
 				}
 			}
 			s.Close()
-			s = w.open(cfg)
+			s = w.reopen(cfg)
 		}
 		s.Close()
 	}
 	w.write("state/journal.rules", `{"hosts":["0.0.0.0/0"]}`)
 	cfg.KillSwitch = &system.KillSwitch{Reject: true, LastRules: true}
-	w.open(cfg)
+	w.reopen(cfg)
 	w.expect(map[string]string{excluded: "nowhere"})
 	if err := os.Remove(w.path("state/journal.rules")); err != nil {
 		t.Error(err)
