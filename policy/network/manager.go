@@ -387,6 +387,14 @@ func (m *Manager) locals() (users []string) {
 	return users
 }
 
+// sole returns the user of a tunnel that nobody in particular has asked for: the only one at the machine, "" if there are none or several.
+func (m *Manager) sole() string {
+	if users := m.locals(); len(users) == 1 {
+		return users[0]
+	}
+	return ""
+}
+
 func (m *Manager) logoff(now time.Time, user string) {
 	delete(m.users, user)
 	if m.hold == heldByLogonRule {
@@ -430,9 +438,10 @@ func (m *Manager) tunnelUp(now time.Time, e Event) {
 	m.enter(now, up)
 	m.seq, m.lastReason, m.lastErr = nil, "", ""
 	m.exempt = m.exempt || e.Exempt
-	m.owner = e.User
-	if locals := m.locals(); m.owner == "" && len(locals) == 1 {
-		m.owner = locals[0]
+	if e.User != "" {
+		m.owner = e.User
+	} else if m.owner == "" {
+		m.owner = m.sole()
 	}
 	_, here := m.users[m.owner]
 	m.retained = m.cfg.RetainOnLogoff && m.owner != "" && len(m.users) > 0 && !here
@@ -648,7 +657,8 @@ func (m *Manager) connect(now time.Time) {
 		m.wake(at)
 	default:
 		m.run++
-		m.server, m.host, m.asAsked = server, m.hostOf(server), m.turns
+		m.server, m.host = server, m.hostOf(server)
+		m.asAsked, m.owner = m.turns, m.sole()
 		m.enter(now, connecting)
 		m.do(Action{Do: Connect, Run: m.run, Server: server, Host: m.host})
 	}

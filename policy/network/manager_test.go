@@ -421,6 +421,7 @@ func TestStartBeforeLogon(t *testing.T) {
 		{"on, nobody is logged on", true, []Event{start}, "firewall open, connect a", ""},
 		{"on, and the first user logs on and off", true, []Event{start, tunnel, local, off}, "firewall open, connect a, disconnect (logoff)", "the user has logged off"},
 		{"on, and it is not the tunnel of who comes over the network", true, []Event{start, tunnel, remote, {Kind: Logoff, User: "bob"}}, "firewall open, connect a", ""},
+		{"off, and the user logs off before the tunnel is up", false, []Event{local, start, off, tunnel}, "firewall open, connect a, disconnect (logoff)", "the user has logged off"},
 		{"off, with two users it is nobody's", false, []Event{local, {Kind: Logon, User: "eve"}, start, tunnel, off}, "firewall open, connect a", ""},
 	} {
 		s := newSim(t, Config{Automatic: true, Trusted: rules(), NoPortals: true, NeedUser: !c.before})
