@@ -29,6 +29,9 @@ type Config struct {
 	// Cookie is a session that was started elsewhere, such as by [Authenticate]. Login is not asked then,
 	// unless the gateway has forgotten the session and Login is unattended.
 	Cookie transport.Secret
+	// Ticket is such a session with all that is known of it: which machine of a cluster has it, and what came with the login. It is
+	// what [Authenticate] or [Tunnel.Suspend] gave, and goes before a Cookie.
+	Ticket *Ticket
 	// Group chooses a connection profile of the gateway by name or label.
 	Group string
 
@@ -132,7 +135,7 @@ func (c *Config) client(server string) *anyconnect.Dialer {
 		dial, dialUDP = inOrder(c.IPProtocols, dial), inOrder(c.IPProtocols, dialUDP)
 	}
 	return &anyconnect.Dialer{
-		Server: server, Prompter: c.prompter(), Cookie: c.Cookie, TLS: c.TLS, Pins: c.Pins,
+		Server: server, Prompter: c.prompter(), Cookie: c.Cookie, Ticket: c.Ticket, TLS: c.TLS, Pins: c.Pins,
 		Dial: dial, DialUDP: dialUDP, Plain: plain, Resolve: c.Resolve, Batch: c.Device != nil || c.System != nil,
 		NoDTLS: c.NoDTLS, Compress: c.Compress, MTU: c.MTU, DPD: c.DPD, ReconnectTimeout: c.ReconnectTimeout,
 		LoginTimeout: c.LoginTimeout, UserAgent: c.UserAgent, OS: c.OS, Hostname: c.Hostname, Logger: c.Logger,

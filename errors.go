@@ -44,7 +44,7 @@ var (
 
 // An OpError is the error of an operation of this package.
 type OpError struct {
-	// Op is the operation: dial, authenticate, listen, ping, explain, capture, watch, roam or close, or tunnel where it is none of
+	// Op is the operation: dial, authenticate, listen, ping, explain, capture, watch, roam, suspend or close, or tunnel where it is none of
 	// them that failed but the tunnel.
 	Op string
 	// Server is the gateway, as the caller named it, without what may be secret in a URL: user, password and query.

@@ -59,6 +59,9 @@ type Status struct {
 	MTU int `json:"mtu"`
 	// Banner is the text that the gateway wants to be shown.
 	Banner string `json:"banner,omitempty"`
+	// DisableAlwaysOn says that the gateway exempts this user from a policy that demands a tunnel at all times
+	// (X-CSTP-Disable-Always-On-VPN).
+	DisableAlwaysOn bool `json:"disable_always_on,omitempty"`
 	// Since is when State last changed, Started when the tunnel was first up, Expires when the gateway will end it at the
 	// latest (zero: it did not say).
 	Since   time.Time `json:"since"`
@@ -79,7 +82,7 @@ type Status struct {
 func (s *Status) take(lease *transport.Lease) {
 	s.Gateway, s.Addresses, s.Expires = lease.Gateway, lease.Addresses, lease.Expires
 	s.DNS, s.SplitDNS, s.SearchDomains = lease.DNS, lease.SplitDNS, lease.SearchDomains
-	s.Include, s.Exclude = lease.Include, lease.Exclude
+	s.Include, s.Exclude, s.DisableAlwaysOn = lease.Include, lease.Exclude, lease.DisableAlwaysOn
 }
 
 // A PathStatus describes one way to the gateway.

@@ -55,6 +55,8 @@ type Tunnel struct {
 	running sync.WaitGroup
 	done    chan struct{}
 	err     error // set before done is closed
+
+	suspended bool // set by closing: the session was not ended
 }
 
 // Dial opens a tunnel through the gateway server, which is a URL such as https://vpn.example.com/group or a host with an optional
@@ -146,16 +148,21 @@ func (t *Tunnel) start(ctx context.Context, session transport.Session) error {
 			err = session.Err()
 		default:
 		}
-		t.end(err)
+		t.end(err, false)
 	}()
 	return nil
 }
 
-// end closes everything, once, because of err.
-func (t *Tunnel) end(err error) {
+// end closes everything, once, because of err. With suspend the gateway is not told, if the session can do that.
+func (t *Tunnel) end(err error, suspend bool) {
 	t.closing.Do(func() {
 		t.live.Store(false)
-		t.session.Close()
+		if s, ok := t.session.(suspender); ok && suspend {
+			s.Suspend()
+			t.suspended = true
+		} else {
+			t.session.Close()
+		}
 		t.closeDevice()
 		t.running.Wait()
 		if stop := t.capture.Load(); stop != nil {
@@ -268,8 +275,30 @@ func (t *Tunnel) Err() error {
 // Close logs out, ends the tunnel and every connection in it, and waits until nothing of it is left. It may be called
 // several times. It returns nil.
 func (t *Tunnel) Close() error {
-	t.end(net.ErrClosed)
+	t.end(net.ErrClosed, false)
 	return nil
+}
+
+// A suspender is a session that can be left without ending it.
+type suspender interface {
+	Suspend() error
+	Ticket() *Ticket
+}
+
+// Suspend ends the tunnel as Close does, but does not log out: the gateway keeps the session for as long as it lets one be without a
+// connection, and the ticket takes it up again as [Config.Ticket], without a login. It may be called several times. The error, an
+// [*OpError], is why the tunnel had ended before, or matches errors.ErrUnsupported if its Config.Transport has no such sessions;
+// nothing is done then.
+func (t *Tunnel) Suspend() (*Ticket, error) {
+	s, ok := t.session.(suspender)
+	if !ok {
+		return nil, &OpError{Op: "suspend", Server: t.server, Err: errors.ErrUnsupported}
+	}
+	t.end(net.ErrClosed, true)
+	if !t.suspended {
+		return nil, &OpError{Op: "suspend", Server: t.server, Err: t.err}
+	}
+	return s.Ticket(), nil
 }
 
 // drainInterval is how often Shutdown looks whether connections are left.

@@ -202,8 +202,17 @@ type KillSwitch struct {
 	Lease time.Duration
 	// AllowedHosts may be reached at all times. They must not be shorter than /8 (IPv4) or /16 (IPv6).
 	AllowedHosts []netip.Prefix
+	// AllowedNames are hosts like those, at most 64, of which four addresses each pass. They are looked up past the tunnel, every 30
+	// seconds and when the network changes, while there is none. Meanwhile every program may ask the DNS servers of the machine,
+	// since one that cannot find a host does not reach it.
+	AllowedNames []string
 	// LocalLAN allows the private networks that the machine is connected to.
 	LocalLAN bool
+	// SessionLAN allows them while there is a tunnel that leaves them outside.
+	SessionLAN bool
+	// LastRules lets pass, while there is no tunnel, what the last one left outside of itself by prefixes, and with SessionLAN the
+	// connected networks if it left those outside. That is kept beside the journal, so that it holds after a restart as well.
+	LastRules bool
 	// Guests are interfaces of containers and virtual machines on this machine, such as docker0, which may use the
 	// tunnel. A star at the end stands for anything.
 	Guests []string

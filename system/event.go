@@ -104,6 +104,9 @@ func (s *System) watch() {
 	if s.cfg.KillSwitch.Open {
 		s.running.Go(func() { s.renew(ctx) })
 	}
+	if len(s.cfg.KillSwitch.AllowedNames) > 0 {
+		s.running.Go(func() { s.resolveAllowed(ctx) })
+	}
 }
 
 // outward are the changes of the network that may matter to connections with the gateway.
@@ -147,6 +150,7 @@ func (s *System) shifted(h host.Event) {
 			what += " of " + strings.Join(others, ", ")
 		}
 		s.note(Event{Kind: EventNetwork, What: "changed: " + what})
+		s.wakeAllowed()
 	}
 	if t == nil || !moved && h.Asleep == 0 {
 		return

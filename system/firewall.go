@@ -53,14 +53,23 @@ func private(p netip.Prefix) bool {
 func (s *System) wall(networks []netip.Prefix) *firewall.Config {
 	k := s.cfg.KillSwitch
 	t := s.tunnel
-	if k == nil || s.lifted || k.Open && t == nil {
+	if k == nil || s.lifted {
 		return nil
 	}
-	w := &firewall.Config{Guests: k.Guests, Hosts: slices.Clone(k.AllowedHosts), Reject: k.Reject, PublicLAN: s.cfg.PublicLAN}
-	if k.Open {
+	shut := !k.Open || s.policy == Shut
+	if !shut && t == nil {
+		return nil
+	}
+	w := &firewall.Config{Guests: k.Guests, Hosts: slices.Concat(k.AllowedHosts, s.allowed.hosts), Reject: k.Reject, PublicLAN: s.cfg.PublicLAN}
+	if !shut {
 		w.Lease = k.Lease
 	}
-	if k.LocalLAN {
+	lan := k.LocalLAN || k.SessionLAN && t != nil && t.lan
+	if t == nil && k.LastRules {
+		w.Hosts = append(w.Hosts, s.last.Hosts...)
+		lan = lan || k.SessionLAN && s.last.LAN
+	}
+	if lan {
 		for _, p := range networks {
 			if private(p) || s.cfg.PublicLAN && narrow(p) {
 				w.LAN = append(w.LAN, p)
@@ -75,6 +84,10 @@ func (s *System) wall(networks []netip.Prefix) *firewall.Config {
 	// of others where the tunnel has destinations outside.
 	w.Mark = host.DefaultMark
 	if t == nil {
+		if w.Resolvers == nil && len(k.AllowedNames) > 0 {
+			// A program that cannot ask for an allowed host does not get there.
+			w.Resolvers = s.allowed.servers
+		}
 		return w
 	}
 	w.Device = t.device
@@ -104,16 +117,23 @@ func (t *tunnel) holes(w *firewall.Config) {
 		return // the marked sockets of the flow path carry it
 	}
 	_, learned := t.router.Prefixes()
-	for _, p := range slices.Concat(t.lease.Exclude, t.s.cfg.User.Exclude, learned) {
-		if p = p.Masked(); !narrow(p) || p.Addr().Is6() && t.noIPv6 || t.router.Why("", p.Addr()).Way != split.Direct {
-			continue
-		}
+	for _, p := range t.direct(slices.Concat(t.lease.Exclude, t.s.cfg.User.Exclude, learned)) {
 		if len(w.Hosts) == maxHosts {
 			t.s.log.Warn("the kill switch has no room for all that is excluded from the tunnel", "most", maxHosts)
 			return
 		}
 		w.Hosts = append(w.Hosts, p)
 	}
+}
+
+// direct returns those of the prefixes that leave past the tunnel, and are narrow enough to pass the kill switch.
+func (t *tunnel) direct(prefixes []netip.Prefix) (direct []netip.Prefix) {
+	for _, p := range prefixes {
+		if p = p.Masked(); narrow(p) && !(p.Addr().Is6() && t.noIPv6) && t.router.Why("", p.Addr()).Way == split.Direct {
+			direct = append(direct, p)
+		}
+	}
+	return direct
 }
 
 // admit lets a socket of the tunnel through the kill switch, and remembers where it goes: it may be the gateway.

@@ -219,7 +219,7 @@ func (t *tunnel) mayLeave(name string, addr netip.Addr) bool {
 	if lifted {
 		return true
 	}
-	return t.strict.Load().Route(name, addr) == split.Direct && (k.LocalLAN || t.router.Why(name, addr).Origin != split.FromMachine)
+	return t.strict.Load().Route(name, addr) == split.Direct && (k.LocalLAN || k.SessionLAN || t.router.Why(name, addr).Origin != split.FromMachine)
 }
 
 // dialInside connects to a DNS server in the tunnel, by the path that is taken. It never leaves by another interface.

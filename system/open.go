@@ -58,9 +58,9 @@ func (c Config) normal() (Config, error) {
 	}
 	if k := c.KillSwitch; k != nil {
 		if k.Lease == 0 {
-			k = &KillSwitch{Open: k.Open, Lease: 30 * time.Second, AllowedHosts: k.AllowedHosts, LocalLAN: k.LocalLAN,
-				Guests: k.Guests, Locked: k.Locked, Reject: k.Reject}
-			c.KillSwitch = k
+			own := *k
+			own.Lease = 30 * time.Second
+			k, c.KillSwitch = &own, &own
 		}
 		if k.Lease < firewall.MinLease || k.Lease > firewall.MaxLease {
 			return c, invalid("KillSwitch.Lease: %v: want from %v to %v", k.Lease, firewall.MinLease, firewall.MaxLease)
@@ -68,6 +68,14 @@ func (c Config) normal() (Config, error) {
 		for _, p := range k.AllowedHosts {
 			if !p.IsValid() || !narrow(p) {
 				return c, invalid("KillSwitch.AllowedHosts: %v is not a prefix of at least /8 (IPv4) or /16 (IPv6)", p)
+			}
+		}
+		if len(k.AllowedNames) > maxAllowed {
+			return c, invalid("KillSwitch.AllowedNames: %d names, at most %d", len(k.AllowedNames), maxAllowed)
+		}
+		for _, name := range k.AllowedNames {
+			if name == "" || len(name) > 254 {
+				return c, invalid("KillSwitch.AllowedNames: %.40q is no name", name)
 			}
 		}
 	}
@@ -113,6 +121,7 @@ func Open(ctx context.Context, cfg Config) (*System, error) {
 		return nil, err
 	}
 	s := &System{cfg: cfg, log: cfg.Logger, since: time.Now()}
+	s.allowed.byName, s.allowed.wake = map[string][]netip.Prefix{}, make(chan struct{}, 1)
 	s.life, s.end = context.WithCancel(context.Background())
 	if cfg.Filter != nil {
 		if s.rules, err = filter.Compile(*cfg.Filter); err != nil {
@@ -189,6 +198,9 @@ func (s *System) open(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(fmt.Errorf("system: %w", err), s.machine.Close())
 		}
+	}
+	if k := s.cfg.KillSwitch; k != nil && k.LastRules {
+		s.recall()
 	}
 	if err := s.apply(ctx); err != nil {
 		// What a dead process has closed stays closed.

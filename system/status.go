@@ -259,7 +259,7 @@ func (s *System) firewallStatus() FirewallStatus {
 		f.Mode, f.Reason = FirewallTunnel, "a tunnel is in use"
 	case s.inForce != nil:
 		f.Mode, f.Reason = FirewallClosed, "there is no tunnel"
-	case s.lifted && s.waived:
+	case s.lifted && s.policy == Waived:
 		f.Mode, f.Reason = FirewallLifted, "the policy of this machine demands none here"
 	case s.lifted:
 		f.Mode, f.Reason = FirewallLifted, "the user lifted it"

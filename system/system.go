@@ -58,7 +58,7 @@ type System struct {
 	closed        bool
 	since         time.Time // when a tunnel came or went
 	lifted        bool      // the kill switch was, until the next tunnel
-	waived        bool      // by policy, so that it stays so
+	policy        Enforcement
 	searching     bool      // the tunnel looks for its gateway elsewhere
 	portal        time.Time // when the window closes
 	portalServers []netip.AddrPort
@@ -69,6 +69,8 @@ type System struct {
 	roams         int                 // how often it was moved
 	stayed        string              // why the last move failed
 	learned       int                 // of the prefixes of applied
+	allowed       allowed             // the addresses of AllowedNames
+	last          lastRules           // of the tunnel before
 }
 
 // settings returns how the machine should be. The lock is held.
@@ -97,7 +99,7 @@ func (s *System) apply(ctx context.Context) error {
 	s.applying.Lock()
 	defer s.applying.Unlock()
 	var networks []netip.Prefix
-	if k := s.cfg.KillSwitch; k != nil && k.LocalLAN {
+	if k := s.cfg.KillSwitch; k != nil && (k.LocalLAN || k.SessionLAN) {
 		networks = s.connected()
 	}
 	s.mu.Lock()
@@ -129,8 +131,8 @@ func (s *System) apply(ctx context.Context) error {
 	return nil
 }
 
-// Close undoes all changes of the machine, except that a locked kill switch stays. Tunnels that use the System fail. It returns
-// what could not be undone; that stays in the journal.
+// Close undoes all changes of the machine, except that a kill switch stays that is locked or that policy demands; see
+// [System.Enforce]. Tunnels that use the System fail. It returns what could not be undone; that stays in the journal.
 func (s *System) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -138,9 +140,7 @@ func (s *System) Close() error {
 		return nil
 	}
 	s.closed = true
-	k := s.cfg.KillSwitch
-	keep := k != nil && k.Locked && !k.Open
-	s.lifted = !keep || s.waived
+	s.lifted = !s.stays()
 	s.mu.Unlock()
 	s.end()
 	s.attach.Lock()

@@ -170,6 +170,9 @@ func (t *tunnel) attach(ctx context.Context) error {
 	}
 	t.sessions = s.sessions()
 	s.mu.Lock()
+	if s.allowed.abandon != nil {
+		s.allowed.abandon() // what is asked from now on would keep the kill switch open for it
+	}
 	s.tunnel, s.lifted, s.searching, s.since = t, s.closed && s.lifted, false, time.Now()
 	t.intercepts = flows
 	s.mu.Unlock()
@@ -502,9 +505,12 @@ func (t *tunnel) end() error {
 	var err error
 	if s.tunnel == t {
 		s.tunnel, s.searching, s.since = nil, false, time.Now()
+		keep := t.bequeath()
 		s.mu.Unlock()
 		// While the device is still there: no packet of it finds another way for a moment.
 		err = s.apply(ctx)
+		keep()
+		s.wakeAllowed()
 	} else {
 		s.mu.Unlock()
 	}

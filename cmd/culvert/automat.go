@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -31,6 +30,8 @@ type automat struct {
 	flags *clientFlags
 	ask   *asker
 	wake  chan struct{} // the network may have changed
+	named bool          // somebody has named the gateway
+	cache gatewayCache
 
 	// Of run, from its beginning.
 	ready  chan struct{} // closed when runner is there
@@ -40,6 +41,7 @@ type automat struct {
 	// left gets the end that somebody wanted while a gateway was dialled.
 	left    chan ending
 	tunnels sync.WaitGroup // who wait for the ends of tunnels
+	paused  *vpn.Ticket    // the session that was paused, nil for none
 
 	mu     sync.Mutex
 	ending func() // ends what goes on beside the tunnel that is up
@@ -56,8 +58,7 @@ func newAutomat(c *clientFlags, ask *asker) *automat {
 
 // closed reports whether nothing is to leave the machine when a tunnel has failed.
 func (m *automat) closed() bool {
-	n := m.flags.plan.Network
-	return n.AlwaysOn.On && n.AlwaysOn.Closed && m.runner != nil && m.runner.Status().AlwaysOn != "trusted"
+	return m.flags.plan.Network.AlwaysOn.Closed && m.runner != nil && m.runner.Status().Firewall.Mode != network.Open
 }
 
 // event takes what has happened to the machine.
@@ -161,8 +162,13 @@ func (m *automat) mayLeave(ctx context.Context) error {
 // run has tunnels as the profile demands until somebody wants an end of it, or it cannot go on.
 func (m *automat) run(ctx context.Context, u *usage) ending {
 	cfg := m.flags.plan.Network
-	cfg.Spread = rand.Float64
-	manager, err := network.New(cfg, selection.Cache{}, time.Now())
+	cfg.Spread, cfg.NeedUser = rand.Float64, logonsKept() && !m.flags.plan.BeforeLogon
+	cfg.Select = cfg.Select && !m.named
+	var known selection.Cache
+	if cfg.Select {
+		known = m.cache.load()
+	}
+	manager, err := network.New(cfg, known, time.Now())
 	if err != nil {
 		return ending{err: err}
 	}
@@ -173,6 +179,7 @@ func (m *automat) run(ctx context.Context, u *usage) ending {
 	links := m.links(ctx)
 	wait.Go(func() { _ = m.runner.Run(running, links) })
 	wait.Go(func() { m.watch(running, links) })
+	wait.Go(func() { m.watchLogons(running) })
 	defer func() {
 		stop()
 		wait.Wait()
@@ -181,7 +188,11 @@ func (m *automat) run(ctx context.Context, u *usage) ending {
 	}()
 	if cfg.UntrustedPolicy == "DoNothing" && !cfg.AlwaysOn.On {
 		// Nothing happens by itself, so whoever starts the command wants it to.
-		if err := m.runner.Do(ctx, network.Event{Kind: network.UserConnect, Host: cfg.Default}); err != nil {
+		host := cfg.Default
+		if cfg.Select {
+			host = "" // the fastest
+		}
+		if err := m.runner.Do(ctx, network.Event{Kind: network.UserConnect, Host: host}); err != nil {
 			return ending{err: err}
 		}
 	}
@@ -243,14 +254,17 @@ func (m *automat) watch(ctx context.Context, last []trusted.Link) {
 
 // Connect implements network.Hooks.
 func (m *automat) Connect(ctx context.Context, a network.Attempt) (network.Up, error) {
+	return m.connect(ctx, a, nil)
+}
+
+// connect opens a tunnel, with the ticket of a session if there is one.
+func (m *automat) connect(ctx context.Context, a network.Attempt, ticket *vpn.Ticket) (network.Up, error) {
 	u := m.usage
 	if err := u.keeper.admit(ctx); err != nil {
-		if ctx.Err() == nil {
-			offer(u.over, err)
-		}
+		u.agent.tunnel(nil, err)
 		return network.Up{}, &network.Failure{Reason: network.LogonRules, Err: err}
 	}
-	t, end := u.dialServer(ctx, a.Server, a.Host)
+	t, end := u.dialServer(ctx, a.Server, a.Host, ticket)
 	if t == nil {
 		err := end.err
 		if end.departure != nil || end.keep {
@@ -259,13 +273,17 @@ func (m *automat) Connect(ctx context.Context, a network.Attempt) (network.Up, e
 		if err == nil {
 			err = context.Canceled
 		}
-		if ctx.Err() == nil && !passing(err, m.ask) {
+		reason := reasonOf(err)
+		// The end of a session that was paused is followed by a login, and the rules about users hold as long as those are logged on.
+		again := reason == network.LogonRules || reason == network.SessionTimeout && ticket != nil
+		if ctx.Err() == nil && !again && !passing(err, m.ask) {
 			offer(u.over, err) // nobody but a person can help
 		}
 		u.agent.tunnel(nil, err)
-		return network.Up{}, &network.Failure{Reason: reasonOf(err), Err: err}
+		return network.Up{}, &network.Failure{Reason: reason, Err: err}
 	}
-	stop, err := u.begin(t, m.ask)
+	broken := make(chan error, 1) // a rule about users
+	stop, err := u.begin(t, m.ask, broken)
 	finished := make(chan struct{})
 	var once sync.Once
 	m.mu.Lock()
@@ -282,21 +300,30 @@ func (m *automat) Connect(ctx context.Context, a network.Attempt) (network.Up, e
 	}
 	if mode == network.Open && m.flags.plan.Network.AlwaysOn.On {
 		// A tunnel brings the kill switch with it, which the policy does not want here.
-		if err := u.sys.Enforce(ctx, false); err != nil && !errors.Is(err, system.ErrNoKillSwitch) {
+		if err := u.sys.Enforce(ctx, system.Waived); err != nil && !errors.Is(err, system.ErrNoKillSwitch) {
 			u.app.reporter().warn("the kill switch was not lifted: %v", err)
 		}
 	}
 	m.tunnels.Go(func() {
+		var why error
 		select {
 		case <-finished:
+			return
+		case why = <-broken:
 		case <-t.Done():
-			ended()
-			t.Close()
-			u.agent.tunnel(nil, t.Err())
-			m.post(network.Event{Kind: network.TunnelDown, Run: a.Run, Reason: reasonOf(t.Err()), Err: fmt.Sprint(t.Err())})
+			why = t.Err()
 		}
+		select {
+		case <-finished:
+			return // it has ended because that was wanted
+		default:
+		}
+		ended()
+		t.Close()
+		u.agent.tunnel(nil, why)
+		m.post(network.Event{Kind: network.TunnelDown, Run: a.Run, Reason: reasonOf(why), Err: fmt.Sprint(why)})
 	})
-	return network.Up{}, nil
+	return network.Up{User: u.keeper.owner(), Exempt: t.Status().DisableAlwaysOn}, nil
 }
 
 // reasonOf says in the words of the policy why there is no tunnel.
@@ -319,9 +346,11 @@ func reasonOf(err error) network.Reason {
 	return network.Unreachable
 }
 
-// Resume implements network.Hooks: the session was not kept, so there is another login.
+// Resume implements network.Hooks.
 func (m *automat) Resume(ctx context.Context, a network.Attempt) (network.Up, error) {
-	return m.Connect(ctx, a)
+	ticket := m.paused
+	m.paused = nil
+	return m.connect(ctx, a, ticket)
 }
 
 // finish ends what goes on beside the tunnel.
@@ -339,6 +368,7 @@ func (m *automat) finish() {
 func (m *automat) Disconnect(_ context.Context, why network.Reason) error {
 	u := m.usage
 	m.finish()
+	m.paused = nil
 	u.agent.tunnel(nil, fmt.Errorf("disconnected: %s", why))
 	if t := u.tunnel; t != nil {
 		u.tunnel = nil
@@ -348,8 +378,23 @@ func (m *automat) Disconnect(_ context.Context, why network.Reason) error {
 	return nil
 }
 
-// Pause implements network.Hooks. It ends the session, since a gateway is told of the end of a tunnel.
-func (m *automat) Pause(ctx context.Context) error { return m.Disconnect(ctx, network.ByPolicy) }
+// Pause implements network.Hooks. The gateway keeps the session for as long as it lets one be without a connection.
+func (m *automat) Pause(context.Context) error {
+	u := m.usage
+	m.finish()
+	u.agent.tunnel(nil, errors.New("paused, and the session is kept"))
+	t := u.tunnel
+	if t == nil {
+		return nil
+	}
+	u.tunnel = nil
+	var err error
+	if m.paused, err = t.Suspend(); err != nil {
+		return err // it has ended by itself, so that there will be a login
+	}
+	u.app.reporter().say(event{Event: "tunnel", State: "paused"}, "paused; the session is kept")
+	return nil
+}
 
 // SetFirewall implements network.Hooks.
 func (m *automat) SetFirewall(ctx context.Context, f network.Firewall) error {
@@ -359,7 +404,7 @@ func (m *automat) SetFirewall(ctx context.Context, f network.Firewall) error {
 	if !m.flags.plan.Network.AlwaysOn.On {
 		return nil // a kill switch is the user's own then
 	}
-	return m.usage.sys.Enforce(ctx, f.Mode != network.Open)
+	return m.usage.sys.Enforce(ctx, map[network.Mode]system.Enforcement{network.Open: system.Waived, network.Tunnel: system.Upheld, network.Closed: system.Shut}[f.Mode])
 }
 
 // OpenPortal implements network.Hooks.
@@ -379,7 +424,7 @@ func (m *automat) AskTrusted(ctx context.Context, r trusted.Rules) trusted.Answe
 
 // AskPortal implements network.Hooks.
 func (m *automat) AskPortal(ctx context.Context, gateways []string) portal.Report {
-	cfg, err := m.tls()
+	cfg, err := trust.Config(m.flags.base.TLS, trust.Pins(m.flags.servercert))
 	if err != nil {
 		return portal.Report{Why: err.Error()}
 	}
@@ -388,20 +433,11 @@ func (m *automat) AskPortal(ctx context.Context, gateways []string) portal.Repor
 
 // RoundTrip implements network.Hooks.
 func (m *automat) RoundTrip(ctx context.Context, server string) (time.Duration, error) {
-	cfg, err := m.tls()
-	if err != nil {
-		return 0, err
-	}
-	return (&selection.Prober{Dial: m.usage.sys.DialContext, TLS: cfg}).RoundTrip(ctx, server)
+	return m.usage.roundTrip(ctx, server)
 }
 
-// tls says what certificate is a gateway's.
-func (m *automat) tls() (*tls.Config, error) {
-	return trust.Config(m.flags.base.TLS, trust.Pins(m.flags.servercert))
-}
-
-// Save implements network.Hooks: what was measured is forgotten with the process.
-func (m *automat) Save(selection.Cache) {}
+// Save implements network.Hooks.
+func (m *automat) Save(c selection.Cache) { m.cache.save(c) }
 
 // Notify implements network.Hooks.
 func (m *automat) Notify(n network.Notice) {

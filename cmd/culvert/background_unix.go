@@ -90,20 +90,3 @@ func moveStreams(to *os.File) error {
 	}
 	return nil
 }
-
-// becomeRepair makes this process "culvert repair". The kernel closes what belongs to the tunnel without a word to the gateway, which
-// therefore keeps the session, and repair undoes what the journal says. It returns only if that is impossible.
-func (a *app) becomeRepair(w *whereFlags) error {
-	exe, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	args := []string{"culvert", "repair", "--journal", w.journalPath()}
-	if w.netns != "" {
-		args = append(args, "--netns", w.netns)
-	}
-	if a.json {
-		args = append(args, "--json")
-	}
-	return os.NewSyscallError("execve", syscall.Exec(exe, args, os.Environ()))
-}

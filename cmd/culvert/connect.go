@@ -24,9 +24,8 @@ func (a *app) connect() *cobra.Command {
 gateway and the flags say. It needs root (CAP_NET_ADMIN) and Linux. Every change is recorded before it is made, and undone
 at the end; what a crash leaves is undone by "culvert repair" or the next connect.
 
-SIGINT and SIGTERM log out, undo everything and end the command. SIGHUP does the same without logging out (unless there is a
---script or a locked kill switch), so that the session can be used again with --cookie. SIGUSR1 prints the state, SIGUSR2 checks
-the paths to the gateway at once. With --background the command returns once the tunnel is up, which then lives in another process.
+SIGINT and SIGTERM log out, undo everything and end the command. SIGHUP does the same without logging out, so that the session can
+be used again with --cookie. SIGUSR1 prints the state, SIGUSR2 checks the paths to the gateway at once. With --background the command returns once the tunnel is up, which then lives in another process.
 
 With --always-on nothing leaves the machine but through the tunnel. Without a tunnel, "closed" keeps it so until "culvert disconnect" or
 "culvert repair", and "open" lifts it. "locked" is "closed" that only root lifts, by "culvert repair" or by connecting without it.
@@ -52,8 +51,9 @@ With one of these it only logs in, without root, and prints what it takes to ope
 That session lives until a tunnel uses and ends it, or until the gateway forgets it. For traffic without root see "culvert proxy".
 
 GATEWAY may be the name of an entry of a VPN profile, --profile or one in the usual places. Its address, group, backup servers and
-settings count then. If there are entries, the name of a host needs a dot, or https:// in front. The local policy counts whenever
-there is one. See "culvert policy explain" and "culvert profile effective".
+settings count then. If there are entries, the name of a host needs a dot, or https:// in front. Without GATEWAY it is the entry that was used last or
+else the first one, or with EnableAutomaticServerSelection the one that answers fastest. The local policy counts whenever there is one. See
+"culvert policy explain" and "culvert profile effective".
 
 ` + exitHelp,
 		Example: `  sudo culvert connect -u alice vpn.example.com

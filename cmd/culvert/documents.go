@@ -53,7 +53,8 @@ func (a *app) documents(f *documentFlags, host string) (*plan.Plan, error) {
 }
 
 // readDocuments reads the documents. A local policy that cannot be acted upon is an error, because it would restrict; so is a
-// profile that was named. Others are reported and passed over, and so are preferences.
+// profile that was named, and any one where the tunnel is for the whole machine. Others are reported and passed over, and so are
+// preferences.
 func (a *app) readDocuments(f *documentFlags) (plan.Documents, error) {
 	var docs plan.Documents
 	var err error
@@ -89,6 +90,10 @@ func (a *app) readDocuments(f *documentFlags) (plan.Documents, error) {
 		}
 	}
 	for _, r := range docs.Profiles.Rejected {
+		if trusted {
+			// It may have demanded Always-On, so that going on without it would open what it keeps closed.
+			return docs, asUsage(a.invalid("the profile "+r.Path+" cannot be used, and nobody knows what it demands; mend it or take it away", r.Err))
+		}
 		a.reporter().warn("the profile %s is not used: %v", r.Path, r.Err)
 	}
 

@@ -170,14 +170,17 @@ func killSwitch(a *app, p *plan.Plan) *system.KillSwitch {
 	if !p.Network.Automatic || !on.On || p.Network.Disabled {
 		return nil
 	}
-	k := &system.KillSwitch{Open: !on.Closed, Locked: on.Closed && !on.AllowDisconnect, LocalLAN: p.LocalLAN}
+	k := &system.KillSwitch{Open: !on.Closed, Locked: on.Closed && !on.AllowDisconnect, SessionLAN: true, LastRules: on.Closed && on.LastRules}
 	for _, s := range on.Allowed {
 		prefix, err := parsePrefix(s)
-		if err != nil {
-			a.reporter().warn("%s: AllowedHosts: %s is not let through the kill switch, which takes addresses and networks only", p.Document(false), oneLine(s))
-			continue
+		switch {
+		case err == nil:
+			k.AllowedHosts = append(k.AllowedHosts, prefix)
+		case isDomain(s) && !strings.Contains(s, "*"):
+			k.AllowedNames = append(k.AllowedNames, strings.Trim(s, "."))
+		default:
+			a.reporter().warn("%s: AllowedHosts: %s is not let through the kill switch: it is no address, network or name", p.Document(false), oneLine(s))
 		}
-		k.AllowedHosts = append(k.AllowedHosts, prefix)
 	}
 	return k
 }
@@ -192,7 +195,7 @@ func (m *machineFlags) obey(a *app, p *plan.Plan, cfg *system.Config) error {
 			return p.Refuse(v.Path, "the user may not choose this; leave out --local-lan")
 		}
 	}
-	if k := killSwitch(a, p); k != nil && (cfg.KillSwitch == nil || cfg.KillSwitch.Open) {
+	if k := killSwitch(a, p); k != nil && (cfg.KillSwitch == nil || cfg.KillSwitch.Open || !k.Open) {
 		cfg.KillSwitch = k
 	} else if k != nil && k.Locked {
 		cfg.KillSwitch.Locked = true
@@ -245,13 +248,21 @@ func (u *usage) dialAny(ctx context.Context, server string) (*vpn.Tunnel, ending
 		return nil, ending{err: err}
 	}
 	r := u.app.reporter()
+	if u.choice != nil {
+		order, why := u.choice.choose(ctx)
+		walk, servers = selection.NewSequence(order), append(order.Servers, order.Others...)
+		r.say(event{Event: "message", Kind: "selection", Message: why}, "%s: %s", oneLine(servers[0]), why)
+	}
 	var last ending
 	for {
 		next, _, ok := walk.Next()
 		if !ok {
 			return nil, last
 		}
-		t, end := u.dialServer(ctx, next, "")
+		t, end := u.dialServer(ctx, next, u.choice.host(next).Name, nil)
+		if t != nil {
+			u.choice.used(next)
+		}
 		if t != nil || end.wanted() || codeOf(end.err) != exitUnreachable {
 			return t, end
 		}
@@ -263,8 +274,8 @@ func (u *usage) dialAny(ctx context.Context, server string) (*vpn.Tunnel, ending
 	}
 }
 
-// dialServer opens a tunnel to one gateway: of the plan, or the one that was named.
-func (u *usage) dialServer(ctx context.Context, server, name string) (*vpn.Tunnel, ending) {
+// dialServer opens a tunnel to one gateway: of the plan, or the one that was named. With a ticket it takes up that session.
+func (u *usage) dialServer(ctx context.Context, server, name string, ticket *vpn.Ticket) (*vpn.Tunnel, ending) {
 	var err error
 	if p := u.flags.plan; p != nil && p.Listed {
 		if server, err = listedURL(p, server, name); err != nil {
@@ -278,6 +289,7 @@ func (u *usage) dialServer(ctx context.Context, server, name string) (*vpn.Tunne
 	if err != nil {
 		return nil, ending{err: err}
 	}
+	cfg.Ticket = ticket
 	u.agent.dials(server, u.flags.upstream.choice)
 	u.app.reporter().say(event{Event: "tunnel", State: "connecting", Gateway: server}, "connecting to %s", oneLine(server))
 	t, end := u.dial(ctx, server, cfg)

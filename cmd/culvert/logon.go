@@ -35,7 +35,12 @@ func newDoorkeeper(p *plan.Plan, user split.Rules, log *slog.Logger) *doorkeeper
 	if p == nil || p.Profile == nil {
 		return nil
 	}
-	return &doorkeeper{source: logins.New(logins.Options{Logger: log}), rules: p.Logon, before: p.BeforeLogon, user: user}
+	d := &doorkeeper{source: logins.New(logins.Options{Logger: log}), rules: p.Logon, before: p.BeforeLogon, user: user}
+	if p.Network.Automatic {
+		// What becomes of the tunnel of a user who logs off is up to the network.Manager, which goes on with the next user.
+		d.rules.RetainOnLogoff, d.rules.UserEnforcement = true, logon.AnyUser
+	}
+	return d
 }
 
 // admit decides whether this process may bring a tunnel up.

@@ -58,6 +58,9 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	r := a.reporter()
 	over := make(chan error, 1)
 	auto := newAutomat(c, ask)
+	if auto != nil {
+		auto.named, auto.cache = !c.selects(args), m.gatewayCache(a, c.plan)
+	}
 	scfg.OnEvent = func(e system.Event) {
 		if auto != nil {
 			auto.event(e)
@@ -105,8 +108,11 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 		r.say(event{Event: "system", State: "closed", KillSwitch: sys.Status().Firewall.Mode}, "kill switch: nothing leaves this machine but what makes the tunnel")
 	}
 	u := &usage{
-		app: a, sys: sys, agent: g, flags: c, hangup: hangupSignal(ctx), where: m.whereFlags, scripted: scfg.Configurator != nil,
-		removePID: func() {}, stop: stop, over: over, keeper: keeper, hooks: scripts,
+		app: a, sys: sys, agent: g, flags: c, hangup: hangupSignal(ctx), removePID: func() {}, over: over, keeper: keeper, hooks: scripts,
+	}
+	if auto == nil && c.selects(args) && len(c.plan.Network.Hosts) > 0 {
+		u.choice = newChooser(c.plan, m.gatewayCache(a, c.plan))
+		u.choice.where, u.choice.roundTrip = sys.Outside, u.roundTrip
 	}
 	if auto == nil {
 		return u.leave(u.run(ctx, server, ask, m.alwaysOn != ""), m.closed())
@@ -128,11 +134,9 @@ type usage struct {
 	over   chan error
 	keeper *doorkeeper
 	hooks  *hooks
+	choice *chooser // of the gateway, nil if nothing is to be measured
 
-	where     *whereFlags
-	scripted  bool // a script configures the machine
 	removePID func()
-	stop      func() // ends the control protocol
 }
 
 // run has the machine use tunnels. With again, it makes another one when one ends without anybody wanting that.
@@ -218,8 +222,9 @@ func (u *usage) dial(ctx context.Context, server string, cfg *vpn.Config) (*vpn.
 
 // use has the machine use an open tunnel until somebody wants an end, or it ends by itself.
 func (u *usage) use(ctx context.Context, t *vpn.Tunnel, ask *asker) ending {
-	end, err := u.begin(t, ask)
+	end, err := u.begin(t, ask, u.over)
 	defer end()
+	defer u.choice.ended()
 	if err != nil {
 		return ending{err: err}
 	}
@@ -239,8 +244,9 @@ func (u *usage) use(ctx context.Context, t *vpn.Tunnel, ask *asker) ending {
 	}
 }
 
-// begin begins the use of an open tunnel. The function that it returns ends what goes on beside it, and does not close it.
-func (u *usage) begin(t *vpn.Tunnel, ask *asker) (end func(), err error) {
+// begin begins the use of an open tunnel, and tells over if the rules about users end it. The function that it returns ends what goes
+// on beside it, and does not close it.
+func (u *usage) begin(t *vpn.Tunnel, ask *asker, over chan<- error) (end func(), err error) {
 	r := u.app.reporter()
 	ask.leaveAlone()
 	u.agent.tunnel(t.Status, nil)
@@ -254,7 +260,7 @@ func (u *usage) begin(t *vpn.Tunnel, ask *asker) (end func(), err error) {
 	guarding := make(chan struct{})
 	go func() {
 		defer close(guarding)
-		u.keeper.watch(watching, u.over)
+		u.keeper.watch(watching, over)
 	}()
 	end = func() {
 		unwatch()
@@ -282,16 +288,14 @@ func (u *usage) leave(end ending, closed bool) error {
 	defer u.removePID()
 	defer u.hooks.finish()
 	status := u.sys.Status()
-	if end.keep && u.tunnel != nil && !u.scripted && !status.Firewall.Locked {
-		u.removePID()
-		u.stop()
-		u.hooks.finish()
-		r.say(event{Event: "tunnel", State: "closed"}, "left without logging out")
-		return u.app.becomeRepair(u.where)
-	}
 	if u.tunnel != nil {
+		how := "logged out"
+		if end.keep {
+			how = "left without logging out"
+			_, _ = u.tunnel.Suspend() // or it has ended by itself
+		}
 		u.tunnel.Close()
-		r.say(event{Event: "tunnel", State: "closed"}, "logged out")
+		r.say(event{Event: "tunnel", State: "closed"}, "%s", how)
 	}
 	if !end.wanted() && closed {
 		r.warn("the kill switch stays closed; connect again, or lift it with: culvert repair")
@@ -313,7 +317,7 @@ func (u *usage) leave(end ending, closed bool) error {
 }
 
 // stillLocked is what becomes of a locked kill switch at the end.
-const stillLocked = "the kill switch is locked and stays closed; what lifts it is culvert repair"
+const stillLocked = "the kill switch stays closed, as it is locked or policy demands it; what lifts it is culvert repair"
 
 // undone says what of s is as before, and "" if nothing was changed. Up says that a tunnel was up, locked that the kill switch stays.
 func undone(s system.Status, up, locked bool) string {

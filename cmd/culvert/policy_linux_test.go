@@ -120,6 +120,33 @@ func TestProfileMachine(t *testing.T) {
 			t.Errorf("%s: %+v", setting, got)
 		}
 	}
+	// With two entries and no name the one that answers is measured, which nobody has to wait for in the first one.
+	dead, _, _ := strings.Cut(strings.TrimPrefix(m.server.URL, "https://"), ":")
+	m.write(file, `<AnyConnectProfile xmlns="http://schemas.xmlsoap.org/encoding/"><ClientInitialization>
+<LinuxVPNEstablishment>AllowRemoteUsers</LinuxVPNEstablishment><EnableAutomaticServerSelection>true</EnableAutomaticServerSelection>
+</ClientInitialization><ServerList>
+<HostEntry><HostName>Dead</HostName><HostAddress>`+dead+`:9</HostAddress></HostEntry>
+<HostEntry><HostName>Near</HostName><HostAddress>`+strings.TrimPrefix(m.server.URL, "https://")+`</HostAddress></HostEntry>
+</ServerList></AnyConnectProfile>`)
+	args := m.named(file)
+	args = args[:len(args)-1]
+	for _, why := range []string{"it is the fastest", "the last tunnel ended less than 4h"} {
+		p, told = m.govern(args...), 0
+		p.wait(&told, "the choice", func(e event) bool { return e.Kind == "selection" && strings.Contains(e.Message, why) })
+		if e := p.wait(&told, "the gateway", func(e event) bool { return e.State == "connecting" }); e.Gateway != m.server.URL {
+			t.Errorf("%s, and yet %s is dialled", why, e.Gateway)
+		}
+		p.wait(&told, "the machine uses the tunnel", func(e event) bool { return e.Event == "system" && e.State == "connected" })
+		terminated(t, m, p)
+	}
+	p, told = m.govern(append(args, "Dead")...), 0
+	if e := p.wait(&told, "the gateway", func(e event) bool { return e.State == "connecting" }); !strings.HasSuffix(e.Gateway, ":9") {
+		t.Errorf("Dead was named, and %s is dialled", e.Gateway)
+	}
+	if code := p.exit(); code != exitUnreachable {
+		t.Errorf("exit status %d", code)
+	}
+
 	policy("")
 	if err := syscall.Chmod(m.path(local), 0o666); err != nil {
 		t.Fatal(err)
@@ -133,7 +160,7 @@ func TestProfileMachine(t *testing.T) {
 // TestLogonRules refuses an SSH user by default, and ends a tunnel when a second user logs on, as the real systemd-logind says.
 func TestLogonRules(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t, taste{lines: splitLines})
+	m := newMachine(t, taste{lines: append(splitLines[:len(splitLines):len(splitLines)], "custom-header = \"X-CSTP-Disable-Always-On-VPN: true\"")})
 	d := logind.Start(t)
 	m.run("ln", "-s", strings.TrimPrefix(d.Address, "unix:path="), "/run/dbus/system_bus_socket")
 	ssh := d.LogOn(logind.Logon{UID: 0, Leader: m.holder, Service: "sshd", Type: "tty", Remote: true, RemoteHost: "203.0.113.1"})
@@ -141,7 +168,8 @@ func TestLogonRules(t *testing.T) {
 	p := m.govern(m.named(file)...)
 	var told int
 	p.wait(&told, "the machine uses the tunnel", func(e event) bool { return e.Event == "system" && e.State == "connected" })
-	d.LogOn(logind.Logon{UID: 65534, Service: "sshd", Remote: true, RemoteHost: "203.0.113.77"})
+	another := logind.Logon{UID: 65534, Service: "sshd", Remote: true, RemoteHost: "203.0.113.77"}
+	second := d.LogOn(another)
 	p.wait(&told, "the rule that ends it", func(e event) bool { return e.Event == "error" && strings.Contains(e.Error, "LinuxLogonEnforcement") })
 	if code := p.exit(); code != exitFailed {
 		t.Errorf("exit status %d", code)
@@ -151,10 +179,33 @@ func TestLogonRules(t *testing.T) {
 	if got.code != exitFailed || !strings.Contains(got.stderr, "SingleLogon") {
 		t.Errorf("with two logons: %+v", got)
 	}
+
+	// With AutomaticVPNPolicy the command lives through that, and goes on when it may. When the one user of the machine logs off, that is
+	// the end of the tunnel, since RetainVpnOnLogoff is not set (D1219).
+	second.LogOff()
 	ssh.LogOff()
+	local := d.LogOn(logind.Logon{UID: 65534, Service: "login"})
+	m.profileOf(`<LinuxLogonEnforcement>SingleLogon</LinuxLogonEnforcement>
+<AutomaticVPNPolicy>true<TrustedDNSDomains>office.example</TrustedDNSDomains><AlwaysOn>true</AlwaysOn></AutomaticVPNPolicy>`)
+	p, told = m.govern(m.named(file)...), 0
+	connected := func(e event) bool { return e.Event == "system" && e.State == "connected" }
+	p.wait(&told, "the machine uses the tunnel", connected)
+	// The gateway lifts Always-On for this user, until the command ends (B.6).
+	m.eventually(5*time.Second, "Always-On is lifted", func() bool {
+		r := m.report()
+		return r.Network != nil && r.Network.AlwaysOn == "lifted" && r.KillSwitch.Mode == "lifted"
+	})
+	second = d.LogOn(another)
+	p.wait(&told, "the rule that ends it", func(e event) bool { return e.Kind == "ended" && strings.Contains(e.Message, "rules about users") })
+	second.LogOff()
+	p.wait(&told, "the machine uses the tunnel again", connected)
+	local.LogOff()
+	p.wait(&told, "the end with its user", func(e event) bool { return e.Event == "tunnel" && e.State == "closed" && e.Message == "logoff" })
+	m.seen(somebody, plainly)
+	terminated(t, m, p)
 }
 
-// TestTrustedNetwork goes from a trusted network to another one and back.
+// TestTrustedNetwork goes from a trusted network to another one, back, where the tunnel pauses, and out again (B.12).
 func TestTrustedNetwork(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, taste{lines: splitLines})
@@ -165,7 +216,7 @@ func TestTrustedNetwork(t *testing.T) {
 	m.before = m.picture()
 	file := m.profileOf(`<AutomaticVPNPolicy>true
   <TrustedDNSDomains>*.nowhere.example,office.example</TrustedDNSDomains>
-  <TrustedNetworkPolicy>Disconnect</TrustedNetworkPolicy>
+  <TrustedNetworkPolicy>Pause</TrustedNetworkPolicy>
   <UntrustedNetworkPolicy>Connect</UntrustedNetworkPolicy>
 </AutomaticVPNPolicy>`)
 	p := m.govern(m.named(file)...)
@@ -192,12 +243,50 @@ func TestTrustedNetwork(t *testing.T) {
 		t.Errorf("%+v", r.Network)
 	}
 
-	conf("office.example")
-	p.wait(&told, "the end of the tunnel", func(e event) bool {
-		return e.Event == "tunnel" && e.State == "closed" && e.Message == "trusted network"
-	})
-	m.seen(somebody, plainly)
+	session := m.session()
+	paused := func() {
+		t.Helper()
+		conf("office.example")
+		p.wait(&told, "the pause", func(e event) bool { return e.Event == "tunnel" && e.State == "paused" })
+		m.loggedOut() // as far as connections go
+		m.seen(somebody, plainly)
+		m.unchanged("in a pause")
+	}
+	paused()
+	conf("home.example")
+	p.wait(&told, "the machine uses the tunnel again", func(e event) bool { return e.Event == "system" && e.State == "connected" })
+	m.seen(ocserv.Inside.String(), tunnelled)
+	if again := m.session(); again != session {
+		t.Errorf("the session was %s and is %s", session, again)
+	}
+	paused()
 	terminated(t, m, p)
+
+	// B.1, AllowVPNDisconnect: under Always-On a person who ends the tunnel gets no network beside it, even with ConnectFailurePolicy
+	// Open. That outlives the command, and a profile that cannot be read any more changes nothing about it.
+	conf("home.example")
+	m.profileOf(`<AutomaticVPNPolicy>true
+  <TrustedDNSDomains>office.example</TrustedDNSDomains>
+  <AlwaysOn>true<ConnectFailurePolicy>Open</ConnectFailurePolicy></AlwaysOn>
+</AutomaticVPNPolicy>`)
+	p, told = m.govern(m.named(file)...), 0
+	p.wait(&told, "the machine uses the tunnel", func(e event) bool { return e.Event == "system" && e.State == "connected" })
+	if got := m.culvert("disconnect"); got.code != exitOK || !strings.Contains(got.stderr+got.out, "kill switch stays closed") {
+		t.Errorf("disconnect: %+v", got)
+	}
+	if code := p.exit(); code != exitOK {
+		t.Errorf("exit status %d", code)
+	}
+	m.write(file, "<AnyConnectProfile>")
+	if got := m.culvertWith("pass\n", m.named(file)...); got.code != exitUsage || !strings.Contains(got.stderr, file) {
+		t.Errorf("with a broken profile: %+v", got)
+	}
+	m.offline("after a person has disconnected")
+	if got := m.culvert("repair"); got.code != exitOK {
+		t.Errorf("repair: %+v", got)
+	}
+	conf("office.example")
+	m.unchanged("after culvert repair")
 }
 
 // TestAlwaysOnPolicy comes to a hotel: the kill switch of the profile holds, but for what it takes to satisfy the captive portal.

@@ -19,7 +19,7 @@ type event struct {
 	Time time.Time `json:"time"`
 	// Event is what this is about: tunnel, system, listen, forward, session, message or error.
 	Event string `json:"event"`
-	// State is connecting, connected, reconnecting or closed for a tunnel, connected or closed for the system that uses it, listening
+	// State is connecting, connected, reconnecting, paused or closed for a tunnel, connected or closed for the system that uses it, listening
 	// for a listener, listening or failed for a forward, and login, connected, disconnected or closed for a session.
 	State string `json:"state,omitempty"`
 	// Path is dtls or tls.

@@ -85,7 +85,7 @@ type Config struct {
 	DisconnectOnSuspend bool
 	// RetainOnLogoff keeps the tunnel when its user logs off, and AnyUser also when another one logs on then.
 	RetainOnLogoff, AnyUser bool
-	// NeedUser connects by itself only while somebody is logged on.
+	// NeedUser connects by itself only while somebody is logged on: UseStartBeforeLogon is not set.
 	NeedUser bool
 
 	// Hosts are the gateways in the order of the profile, and Default is the name of the one to dial when nobody has chosen; "" means

@@ -27,7 +27,8 @@ const (
 	// Suspend tells that the machine is falling asleep, Resume that it was asleep for Event.Asleep.
 	Suspend
 	Resume
-	// Logon tells that Event.User has logged on, Logoff that the last session of that user has ended.
+	// Logon tells that Event.User has logged on, with Event.Remote over a network, or, of one who was, that the sessions of users
+	// have changed. Logoff tells that the last session of that user has ended.
 	Logon
 	Logoff
 	// UserConnect is the command of a person to connect to Event.Host, a name or server; "" leaves the choice to the Manager.
@@ -98,6 +99,7 @@ type Event struct {
 	Links   []trusted.Link
 	Asleep  time.Duration
 	User    string
+	Remote  bool
 	Host    string
 	Server  string
 	Exempt  bool

@@ -3,7 +3,6 @@ package network
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -83,9 +82,11 @@ type Manager struct {
 	chosen     string
 	userPaused bool
 	hold       hold
-	users      map[string]bool
-	owner      string // of the tunnel
-	retained   bool   // the owner has logged off
+	users      map[string]bool // who are logged on, and whether only over a network
+	turns      uint64          // how often somebody has logged on or off
+	asAsked    uint64          // turns when the last attempt began
+	owner      string          // of the tunnel
+	retained   bool            // the owner has logged off
 
 	// The tunnel.
 	phase       phase
@@ -168,8 +169,10 @@ func (m *Manager) Step(now time.Time, e Event) (next time.Time, actions []Action
 		m.suspended(now, now.Add(-max(e.Asleep, 0)))
 		m.changed(now)
 	case Logon:
-		m.logon(now, e.User)
+		m.turns++
+		m.logon(now, e.User, e.Remote)
 	case Logoff:
+		m.turns++
 		m.logoff(now, e.User)
 	case UserConnect:
 		m.userConnect(now, e.Host)
@@ -350,17 +353,21 @@ func (m *Manager) suspended(now, at time.Time) {
 	}
 }
 
-func (m *Manager) logon(now time.Time, user string) {
+func (m *Manager) logon(now time.Time, user string, remote bool) {
+	_, known := m.users[user]
 	if len(m.users) == 0 && m.hold != heldByUser {
 		m.hold = free
 	}
-	if len(m.users) < maxUsers {
-		m.users[user] = true
+	if m.phase == up && m.owner == "" && !remote && len(m.locals()) == 0 {
+		m.owner = user // it came up before anybody had logged on, for whoever would
 	}
-	if m.hold == heldByLogonRule || m.hold == heldByLogoff {
+	if known || len(m.users) < maxUsers {
+		m.users[user] = remote
+	}
+	if m.hold == heldByLogonRule || m.hold == heldByLogoff && !known {
 		m.hold = free
 	}
-	if !m.retained {
+	if !m.retained || known {
 		return
 	}
 	m.retained = false
@@ -368,6 +375,24 @@ func (m *Manager) logon(now time.Time, user string) {
 		m.drop(now, ByLogoff)
 		m.manual = false
 	}
+}
+
+// locals returns the users who are logged on at the machine itself.
+func (m *Manager) locals() (users []string) {
+	for u, remote := range m.users {
+		if !remote {
+			users = append(users, u)
+		}
+	}
+	return users
+}
+
+// sole returns the user of a tunnel that nobody in particular has asked for: the only one at the machine, "" if there are none or several.
+func (m *Manager) sole() string {
+	if users := m.locals(); len(users) == 1 {
+		return users[0]
+	}
+	return ""
 }
 
 func (m *Manager) logoff(now time.Time, user string) {
@@ -413,12 +438,13 @@ func (m *Manager) tunnelUp(now time.Time, e Event) {
 	m.enter(now, up)
 	m.seq, m.lastReason, m.lastErr = nil, "", ""
 	m.exempt = m.exempt || e.Exempt
-	if m.owner = e.User; m.owner == "" && len(m.users) == 1 {
-		for u := range maps.Keys(m.users) {
-			m.owner = u
-		}
+	if e.User != "" {
+		m.owner = e.User
+	} else if m.owner == "" {
+		m.owner = m.sole()
 	}
-	m.retained = m.cfg.RetainOnLogoff && m.owner != "" && len(m.users) > 0 && !m.users[m.owner]
+	_, here := m.users[m.owner]
+	m.retained = m.cfg.RetainOnLogoff && m.owner != "" && len(m.users) > 0 && !here
 	if m.cfg.Select {
 		if h, ok := m.cfg.host(m.host); ok {
 			m.selector.Used(h.Server)
@@ -432,8 +458,8 @@ func (m *Manager) tunnelDown(now time.Time, e Event) {
 	m.lastReason, m.lastErr = e.Reason, clip(e.Err)
 	if was == up || was == paused {
 		m.ended(now)
-		// A tunnel that falls down as soon as it is up is not to be dialled in a circle.
-		if now.Sub(m.since) < flap {
+		// A tunnel that falls down as soon as it is up is not to be dialled in a circle, unless the gateway had no part in that.
+		if now.Sub(m.since) < flap && e.Reason != LogonRules {
 			m.flapPause = min(max(2*m.flapPause, selection.DefaultPause), selection.DefaultMaxPause)
 			m.notBefore = now.Add(m.flapPause)
 		} else {
@@ -446,6 +472,9 @@ func (m *Manager) tunnelDown(now time.Time, e Event) {
 		m.hold, m.manual, m.seq = heldByLogin, false, nil
 		m.notify("failed", "The login was refused. Connect again to try another time.")
 	case LogonRules:
+		if was == connecting && m.turns != m.asAsked {
+			break // it was judged by who was logged on before
+		}
 		m.hold, m.manual, m.seq = heldByLogonRule, false, nil
 		m.notify("ended", "The rules about users do not permit a tunnel now.")
 	case SessionTimeout:
@@ -552,9 +581,12 @@ func (m *Manager) wants() want {
 	return m.byItself()
 }
 
+// unattended reports whether no tunnel is made because nobody is logged on.
+func (m *Manager) unattended() bool { return m.cfg.NeedUser && len(m.users) == 0 }
+
 // byItself says that a tunnel is wanted without a person's word.
 func (m *Manager) byItself() want {
-	if m.cfg.NeedUser && len(m.users) == 0 || len(m.cfg.Hosts) == 0 && m.chosen == "" {
+	if m.unattended() || len(m.cfg.Hosts) == 0 && m.chosen == "" {
 		return keep
 	}
 	return wantUp
@@ -626,6 +658,7 @@ func (m *Manager) connect(now time.Time) {
 	default:
 		m.run++
 		m.server, m.host = server, m.hostOf(server)
+		m.asAsked, m.owner = m.turns, m.sole()
 		m.enter(now, connecting)
 		m.do(Action{Do: Connect, Run: m.run, Server: server, Host: m.host})
 	}

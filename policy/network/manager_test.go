@@ -376,6 +376,66 @@ func TestRetain(t *testing.T) {
 	s.expect("nobody is dialled for a user who is gone", "firewall closed, disconnect (logoff)")
 	_ = s.do(on("bob"))
 	s.expect("the next user", "connect a")
+
+	// Sessions that come and go of users who are here anyway are no logon of another user, but may be what a rule was about.
+	s = newSim(t, Config{RetainOnLogoff: true})
+	_ = s.do(Event{Kind: Start})
+	_ = s.do(on("ann"))
+	_ = s.do(on("bob"))
+	_ = s.do(Event{Kind: UserConnect})
+	_ = s.do(Event{Kind: TunnelUp, User: "ann"})
+	_ = s.do(off("ann"))
+	s.log = nil
+	_ = s.do(on("bob"))
+	s.expect("SameUserOnly: another session of somebody who was there before", "")
+	s = newSim(t, cfg)
+	_ = s.do(on("ann"))
+	_ = s.do(Event{Kind: Start, Links: cafe})
+	_ = s.do(Event{Kind: TunnelDown, Reason: LogonRules})
+	s.pass(time.Hour)
+	s.log = nil
+	_ = s.do(on("ann"))
+	s.expect("B.3: the second session that a rule forbids has ended", "connect a")
+	_ = s.do(off("bob"))
+	_ = s.do(Event{Kind: TunnelDown, Reason: LogonRules})
+	s.expect("somebody has logged off while it was judged", "connect a")
+	_ = s.do(Event{Kind: TunnelDown, Reason: LogonRules})
+	s.expect("and it is refused again", "notify ended")
+}
+
+// TestStartBeforeLogon is the table of Start Before Logon (D1211, D1280; A.13, B.1), and of whose the tunnel is that came up then.
+func TestStartBeforeLogon(t *testing.T) {
+	local, remote := Event{Kind: Logon, User: "ann"}, Event{Kind: Logon, User: "bob", Remote: true}
+	off := Event{Kind: Logoff, User: "ann"}
+	start, tunnel := Event{Kind: Start, Links: cafe}, Event{Kind: TunnelUp}
+	for _, c := range []struct {
+		row    string
+		before bool // UseStartBeforeLogon
+		events []Event
+		want   string
+		held   string
+	}{
+		{"D1211: off, nobody is logged on", false, []Event{start}, "firewall open", "nobody is logged on, and UseStartBeforeLogon is not set"},
+		{"off, and somebody logs on", false, []Event{start, local}, "firewall open, connect a", ""},
+		{"off, and somebody is logged on", false, []Event{local, start}, "firewall open, connect a", ""},
+		{"on, nobody is logged on", true, []Event{start}, "firewall open, connect a", ""},
+		{"on, and the first user logs on and off", true, []Event{start, tunnel, local, off}, "firewall open, connect a, disconnect (logoff)", "the user has logged off"},
+		{"on, and it is not the tunnel of who comes over the network", true, []Event{start, tunnel, remote, {Kind: Logoff, User: "bob"}}, "firewall open, connect a", ""},
+		{"off, and the user logs off before the tunnel is up", false, []Event{local, start, off, tunnel}, "firewall open, connect a, disconnect (logoff)", "the user has logged off"},
+		{"off, with two users it is nobody's", false, []Event{local, {Kind: Logon, User: "eve"}, start, tunnel, off}, "firewall open, connect a", ""},
+	} {
+		s := newSim(t, Config{Automatic: true, Trusted: rules(), NoPortals: true, NeedUser: !c.before})
+		for _, e := range c.events {
+			_ = s.do(e)
+		}
+		s.expect(c.row, c.want)
+		if held := s.m.Status().Held; held != c.held {
+			t.Errorf("%s: held: %q", c.row, held)
+		}
+	}
+	s := newSim(t, Config{Automatic: true, Trusted: rules(), NoPortals: true, NeedUser: true, ConnectOnStart: true})
+	_ = s.do(start)
+	s.expect("D1280: AutoConnectOnStart acts before logon", "firewall open, connect a")
 }
 
 // TestFailures: which gateway is next, and when nobody is dialled any more (B.12).

@@ -60,8 +60,11 @@ func (m *Manager) Status() Status {
 	if m.cfg.Automatic {
 		s.TrustedPolicy, s.UntrustedPolicy = m.cfg.TrustedPolicy, m.cfg.UntrustedPolicy
 	}
-	if m.cfg.Disabled {
+	switch {
+	case m.cfg.Disabled:
 		s.Held = "ServiceDisable is set"
+	case s.Held == "" && m.phase == down && m.cfg.Automatic && m.unattended():
+		s.Held = "nobody is logged on, and UseStartBeforeLogon is not set"
 	}
 	if m.phase != down {
 		s.Host, s.Server, s.Owner = m.host, m.server, m.owner

@@ -43,9 +43,11 @@ type Dialer struct {
 	Server string
 
 	// Prompter answers the forms of the login. Cookie is a session that was started elsewhere; with it there is no login
-	// unless the gateway refuses it later and the Prompter is unattended.
+	// unless the gateway refuses it later and the Prompter is unattended. Ticket is one too, with all that was known of it, and
+	// goes before a Cookie.
 	Prompter login.Prompter
 	Cookie   transport.Secret
+	Ticket   *login.Ticket
 
 	// TLS is the configuration of the connections to the gateway. It is cloned. Pins replace verification by certificate
 	// authorities; see package trust.
@@ -188,7 +190,7 @@ func (d *Dialer) loginConfig(u *url.URL) (*login.Config, error) {
 	}, err
 }
 
-// DialSession logs in, unless there is a Cookie, and returns a session when packets can flow, over TLS for the moment. The
+// DialSession logs in, unless there is a Cookie or a Ticket, and returns a session when packets can flow, over TLS for the moment. The
 // context bounds only that. Errors match those of package transport.
 func (d *Dialer) DialSession(ctx context.Context) (transport.Session, error) {
 	u, err := ParseServer(d.Server)
@@ -198,7 +200,10 @@ func (d *Dialer) DialSession(ctx context.Context) (transport.Session, error) {
 	ticket := &login.Ticket{Cookie: d.Cookie, Host: hostPort(u), URL: u, UserAgent: d.userAgent()}
 	var lastLogin time.Time
 	var kept *cstp.Link
-	if d.Cookie == "" {
+	switch {
+	case d.Ticket != nil:
+		ticket = d.Ticket
+	case d.Cookie == "":
 		cfg, err := d.loginConfig(u)
 		if err != nil {
 			return nil, err

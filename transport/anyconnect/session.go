@@ -234,7 +234,14 @@ func (s *Session) Done() <-chan struct{} { return s.conn.Done() }
 func (s *Session) Err() error { return s.conn.Err() }
 
 // Close ends the session: it tells the gateway, which then forgets the cookie, and closes the paths. It waits for all that.
-func (s *Session) Close() error {
+func (s *Session) Close() error { return s.shut(true) }
+
+// Suspend closes the paths as Close does, without a word to the gateway. For as long as that keeps a session that has no
+// connection, the Ticket takes it up again, as that of a Dialer.
+func (s *Session) Suspend() error { return s.shut(false) }
+
+// shut closes the paths, and says goodbye before if that is wanted.
+func (s *Session) shut(goodbye bool) error {
 	s.mu.Lock()
 	s.closing = true
 	s.mu.Unlock()
@@ -243,7 +250,7 @@ func (s *Session) Close() error {
 	s.mu.Lock()
 	control := s.control
 	s.mu.Unlock()
-	if control != nil {
+	if control != nil && goodbye {
 		told := make(chan struct{})
 		go func() {
 			defer close(told)
