@@ -1,6 +1,6 @@
 .PHONY: build test race lint cross fuzz bench benchstat
 
-PACKAGES = ./... ./cmd/culvert/... ./examples/tray/...
+PACKAGES = ./... ./cmd/culvert/... ./examples/tray/... ./examples/pkcs11/...
 export CGO_ENABLED = 0
 
 build: ## the command, static, into bin/

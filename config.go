@@ -36,7 +36,9 @@ type Config struct {
 	Group string
 
 	// TLS is the configuration for the connections to the gateway: roots, client certificates, versions. It is cloned.
-	// Nil means the roots of the machine and no client certificate. Verification cannot be switched off; see Pins.
+	// Nil means the roots of the machine and no client certificate. Verification cannot be switched off; see Pins. The private key of
+	// a client certificate may be any crypto.Signer, such as one of a PKCS #11 token, a TPM or an agent; one that cannot sign
+	// by RSA-PSS says so in SupportedSignatureAlgorithms of its tls.Certificate, and MaxVersion must be TLS 1.2 then.
 	TLS *tls.Config
 	// Pins are the keys that the gateway may have, as pin-sha256:BASE64, sha256:HEX or sha1:HEX of its public key. If there
 	// are any, one of them must match, and no certificate authority is asked.
@@ -50,6 +52,13 @@ type Config struct {
 	Direct DialFunc
 	// Resolve gives the address of the gateway, instead of asking for its name.
 	Resolve map[string]netip.Addr
+	// IPProtocols are IPv4 and IPv6, or one of them, in the order in which the gateway is tried over them; the second has its turn
+	// when the first has failed or takes long (RFC 8305). If empty, the resolver of the machine orders the addresses. With a
+	// Dial or DialUDP, that is their business.
+	IPProtocols []string
+	// LoginTimeout is how long the gateway may take for a connection and for each answer during a login. The time that Login takes
+	// does not count. If zero, it is 30 seconds.
+	LoginTimeout time.Duration
 
 	// NoDTLS keeps the tunnel on TLS.
 	NoDTLS bool
@@ -119,11 +128,17 @@ func (c *Config) client(server string) *anyconnect.Dialer {
 	if c.System != nil && dial == nil && dialUDP == nil {
 		dial, dialUDP, plain = c.System.DialContext, c.System.DialContext, true
 	}
+	if len(c.IPProtocols) > 0 && c.Dial == nil && c.DialUDP == nil {
+		if dial == nil {
+			dial, dialUDP, plain = new(net.Dialer).DialContext, new(net.Dialer).DialContext, true
+		}
+		dial, dialUDP = inOrder(c.IPProtocols, dial), inOrder(c.IPProtocols, dialUDP)
+	}
 	return &anyconnect.Dialer{
 		Server: server, Prompter: c.prompter(), Cookie: c.Cookie, Ticket: c.Ticket, TLS: c.TLS, Pins: c.Pins,
 		Dial: dial, DialUDP: dialUDP, Plain: plain, Resolve: c.Resolve, Batch: c.Device != nil || c.System != nil,
 		NoDTLS: c.NoDTLS, Compress: c.Compress, MTU: c.MTU, DPD: c.DPD, ReconnectTimeout: c.ReconnectTimeout,
-		UserAgent: c.UserAgent, OS: c.OS, Hostname: c.Hostname, Logger: c.Logger,
+		LoginTimeout: c.LoginTimeout, UserAgent: c.UserAgent, OS: c.OS, Hostname: c.Hostname, Logger: c.Logger,
 	}
 }
 

@@ -120,7 +120,7 @@ func TestDevice(t *testing.T) {
 		if c := s.Counters; c.SentBytes < 2<<20 || c.ReceivedBytes < 2<<20 || int64(c.SentBytes+c.ReceivedBytes) > int64(file) || c.Dropped != 0 {
 			t.Errorf("%+v, and the capture has %d bytes", c, file)
 		}
-		eventually(t, 5*time.Second, "the device has the MTU of the tunnel", func() bool { return h.MTU() == tun.Status().MTU })
+		eventually(t, 20*time.Second, "the device has the MTU of the tunnel", func() bool { return h.MTU() == tun.Status().MTU })
 		tun.NetworkChanged()
 		tun.Close()
 		if h.closed != 1 {
@@ -153,7 +153,7 @@ func TestDeviceGates(t *testing.T) {
 	if _, err := h.far.WriteBatch(b); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 5*time.Second, "the packets are dropped", func() bool { return tun.Status().Counters.Dropped >= before.Dropped+2 })
+	eventually(t, 20*time.Second, "the packets are dropped", func() bool { return tun.Status().Counters.Dropped >= before.Dropped+2 })
 }
 
 // TestDeviceMTU makes the way to the gateway narrower.

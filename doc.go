@@ -25,8 +25,8 @@
 //	code, err := oath.TOTP(secret)
 //	cfg.Login = login.Chain(code, login.Fixed{Username: "alice", Password: password}, terminal.New(nil, nil))
 //
-// Client certificates go into Config.TLS. [Authenticate] logs in without opening a tunnel; the cookie that it gives opens one
-// later, as Config.Cookie.
+// Client certificates go into Config.TLS, with private keys that may be any crypto.Signer: see the example of Config. [Authenticate] logs
+// in without opening a tunnel; the cookie that it gives opens one later, as Config.Cookie.
 //
 // The certificate of the gateway is always verified: by the machine's authorities, by those of Config.TLS, or by
 // Config.Pins, which names its key. An error that matches [ErrUntrusted] tells the pin that the gateway has.

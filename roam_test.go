@@ -22,7 +22,7 @@ func TestRoam(t *testing.T) {
 	tun := dial(t, gw.URL, &vpn.Config{
 		Login: login.Fixed{Username: gatewaytest.User, Password: gatewaytest.Password}, TLS: &tls.Config{RootCAs: gw.Pool},
 	})
-	over(t, tun, "dtls", 5*time.Second)
+	over(t, tun, "dtls", 20*time.Second)
 	conn, err := tun.DialContext(t.Context(), "tcp", gw.Echo.String())
 	if err != nil {
 		t.Fatal(err)
@@ -41,7 +41,7 @@ func TestRoam(t *testing.T) {
 	if s := tun.Status(); s.State != vpn.Connected || s.Roams != 0 || s.RoamError == "" {
 		t.Errorf("status: %+v", s)
 	}
-	f.progress(t, 5*time.Second)
+	f.progress(t, 15*time.Second)
 
 	elsewhere := func(ctx context.Context, network, address string) (net.Conn, error) {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 7)}}
@@ -56,9 +56,9 @@ func TestRoam(t *testing.T) {
 	if s := tun.Status(); s.State != vpn.Connected || s.Roams != 1 || s.RoamError != "" || s.Reconnects != 0 {
 		t.Errorf("status: %+v", s)
 	}
-	over(t, tun, "dtls", 5*time.Second)
-	f.progress(t, 5*time.Second)
-	if stall := f.stalled(); stall > time.Second {
+	over(t, tun, "dtls", 20*time.Second)
+	f.progress(t, 15*time.Second)
+	if stall := f.stalled(); stall > 3*time.Second {
 		t.Errorf("data stood still for %v", stall)
 	}
 	f.finish(t)

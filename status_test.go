@@ -134,24 +134,24 @@ func TestWatch(t *testing.T) {
 	var r record
 	watched := make(chan error, 1)
 	go func() { watched <- tun.Watch(context.Background(), r.note) }()
-	r.saw(t, 5*time.Second, "the present state", func(s vpn.Status) bool { return s.State == vpn.Connected && s.Path == "dtls" })
+	r.saw(t, 20*time.Second, "the present state", func(s vpn.Status) bool { return s.State == vpn.Connected && s.Path == "dtls" })
 
 	// UDP goes away. What is sent makes the tunnel notice.
 	f := flowTo(t, tun, gw.Echo)
 	gw.CutUDP(true)
-	r.saw(t, 5*time.Second, "DTLS is given up", func(s vpn.Status) bool { return s.Path == "tls" && !s.Paths[0].Open && s.Paths[0].LastError != "" })
+	r.saw(t, 20*time.Second, "DTLS is given up", func(s vpn.Status) bool { return s.Path == "tls" && !s.Paths[0].Open && s.Paths[0].LastError != "" })
 	// Then everything.
 	gw.CutTCP(true)
 	gw.ResetTCP()
-	r.saw(t, 5*time.Second, "nothing works", func(s vpn.Status) bool { return s.State == vpn.Reconnecting && s.Path == "" })
+	r.saw(t, 20*time.Second, "nothing works", func(s vpn.Status) bool { return s.State == vpn.Reconnecting && s.Path == "" })
 	down := r.all()[len(r.all())-1]
 	gw.CutTCP(false)
-	r.saw(t, 10*time.Second, "TLS is back", func(s vpn.Status) bool {
+	r.saw(t, 20*time.Second, "TLS is back", func(s vpn.Status) bool {
 		return s.State == vpn.Connected && s.Path == "tls" && s.Reconnects == 1 && s.Since.After(down.Since)
 	})
 	gw.CutUDP(false)
 	tun.NetworkChanged()
-	r.saw(t, 15*time.Second, "DTLS is back", func(s vpn.Status) bool { return s.Path == "dtls" && s.Reconnects == 1 })
+	r.saw(t, 30*time.Second, "DTLS is back", func(s vpn.Status) bool { return s.Path == "dtls" && s.Reconnects == 1 })
 	f.finish(t)
 
 	tun.Close()
@@ -160,7 +160,7 @@ func TestWatch(t *testing.T) {
 		if err != nil {
 			t.Errorf("Watch: %v", err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Fatal("Watch does not return after the end")
 	}
 	seen := r.all()
@@ -209,7 +209,7 @@ func TestWatchSlowly(t *testing.T) {
 		})
 	}
 	want := tun.Status()
-	r.saw(t, 5*time.Second, "the last state", func(s vpn.Status) bool {
+	r.saw(t, 20*time.Second, "the last state", func(s vpn.Status) bool {
 		return s.State == vpn.Connected && s.Reconnects == want.Reconnects && s.Paths[0].Opens == want.Paths[0].Opens
 	})
 	tun.Close()

@@ -355,7 +355,7 @@ func (t *Tunnel) Roam(ctx context.Context, dial, dialUDP DialFunc) error {
 	s, ok := t.session.(roamer)
 	err := errors.ErrUnsupported
 	if ok {
-		err = s.Roam(ctx, dial, dialUDP)
+		err = s.Roam(ctx, inOrder(t.cfg.IPProtocols, dial), inOrder(t.cfg.IPProtocols, dialUDP))
 	}
 	if s, ok := t.session.(*anyconnect.Session); ok {
 		t.pathsChanged(s) // so that the caller finds in the status what has happened

@@ -157,7 +157,7 @@ func TestTransfer(t *testing.T) {
 		if m.limit > 0 {
 			want = "tls"
 		}
-		over(t, tun, want, 5*time.Second)
+		over(t, tun, want, 20*time.Second)
 		if n := only(t, gw).Connects; n != 1 {
 			t.Errorf("the gateway saw %d connections of the session, want 1", n)
 		}
@@ -431,7 +431,7 @@ func TestClose(t *testing.T) {
 		if err := tun.Shutdown(ctx); err != nil {
 			t.Errorf("Shutdown after Close: %v", err)
 		}
-		eventually(t, 5*time.Second, "the gateway knows that the client is gone", func() bool { return only(t, gw).Path == "" })
+		eventually(t, 20*time.Second, "the gateway knows that the client is gone", func() bool { return only(t, gw).Path == "" })
 	})
 }
 
@@ -445,7 +445,7 @@ func TestShutdown(t *testing.T) {
 		}
 		over := make(chan error, 1)
 		go func() { over <- tun.Shutdown(timeout(t, 60*time.Second)) }()
-		eventually(t, 5*time.Second, "new connections are refused", func() bool {
+		eventually(t, 20*time.Second, "new connections are refused", func() bool {
 			c, err := tun.DialContext(timeout(t, 5*time.Second), "tcp", gw.Echo.String())
 			if err == nil {
 				c.Close()

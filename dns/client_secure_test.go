@@ -2,16 +2,11 @@ package dns
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"io"
 	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -22,34 +17,18 @@ import (
 	"testing"
 	"time"
 
+	"culvert.example/vpn/internal/issue"
 	"culvert.example/vpn/internal/leak"
 	wire "github.com/miekg/dns"
 )
 
 // certificate returns a certificate for dns.example and 127.0.0.1, and a pool that trusts it.
-func certificate(t testing.TB) (tls.Certificate, *x509.CertPool) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "dns.example"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+func certificate() (tls.Certificate, *x509.CertPool) {
+	c := issue.New(x509.Certificate{
 		DNSNames: []string{"dns.example"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(leaf)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
+		IsCA: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+	}, nil)
+	return c.TLS(), c.Pool()
 }
 
 // A secureServer is a DNS server over TLS that answers as handle says.
@@ -63,7 +42,7 @@ type secureServer struct {
 // startTLS starts one. Handle gets each query and the connection to answer on, and returns false to close it.
 func startTLS(t testing.TB, handle func(c net.Conn, q *wire.Msg) bool) *secureServer {
 	t.Helper()
-	cert, pool := certificate(t)
+	cert, pool := certificate()
 	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"dot"}})
 	if err != nil {
 		t.Fatal(err)
@@ -328,7 +307,7 @@ func TestTLSCloseWhileDialing(t *testing.T) {
 // startHTTPS starts a server that answers queries, or does what change says instead.
 func startHTTPS(t testing.TB, change func(w http.ResponseWriter, r *http.Request, q *wire.Msg) bool) (*httptest.Server, *HTTPSClient, *atomic.Int32) {
 	t.Helper()
-	cert, pool := certificate(t)
+	cert, pool := certificate()
 	conns := new(atomic.Int32)
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, err := io.ReadAll(r.Body)

@@ -221,7 +221,7 @@ func (s *Server) Serve(l net.Listener) error {
 		}
 		s.running.Go(func() {
 			defer s.conns.Add(-1)
-			s.serveStream(conn)
+			s.serveConn(conn, s.serveStream)
 		})
 	}
 }
@@ -245,7 +245,7 @@ func (s *Server) ServeConn(network string, conn net.Conn) error {
 			return fmt.Errorf("dns: %d connections are open, which is the limit", s.maxConns)
 		}
 		defer s.conns.Add(-1)
-		return s.serveStream(conn)
+		return s.serveConn(conn, s.serveStream)
 	case strings.HasPrefix(network, "udp"):
 		if s.flows.Add(1) > s.maxQuestions {
 			s.flows.Add(-1)
@@ -254,7 +254,7 @@ func (s *Server) ServeConn(network string, conn net.Conn) error {
 			return fmt.Errorf("dns: %d flows are open, which is the limit", s.maxQuestions)
 		}
 		defer s.flows.Add(-1)
-		return s.serveMessages(conn)
+		return s.serveConn(conn, s.serveMessages)
 	}
 	conn.Close()
 	return fmt.Errorf("dns: network %q is neither udp nor tcp", network)
@@ -287,9 +287,8 @@ func (s *Server) wait(c *connSocket, idle time.Duration) bool {
 	return !s.closing.Load()
 }
 
-// serveStream answers queries that have their lengths in front (RFC 1035 section 4.2.2, RFC 7766). Answers may overtake one
-// another.
-func (s *Server) serveStream(conn net.Conn) (err error) {
+// serveConn has serve answer the queries of a connection, and closes it.
+func (s *Server) serveConn(conn net.Conn, serve func(*connSocket) error) (err error) {
 	c := &connSocket{Conn: conn, slots: make(chan struct{}, maxPipeline)}
 	if !s.keep(c) {
 		return errClosed()
@@ -302,7 +301,13 @@ func (s *Server) serveStream(conn net.Conn) (err error) {
 			err = panicked(v)
 		}
 	}()
-	r := bufio.NewReaderSize(conn, maxQuery+2)
+	return serve(c)
+}
+
+// serveStream answers queries that have their lengths in front (RFC 1035 section 4.2.2, RFC 7766). Answers may overtake one
+// another.
+func (s *Server) serveStream(c *connSocket) error {
+	r := bufio.NewReaderSize(c, maxQuery+2)
 	q := new(query)
 	out, framed := make([]byte, 0, udpSize), make([]byte, 0, 2+udpSize)
 	for s.wait(c, idleStream) {
@@ -384,24 +389,12 @@ func (s *Server) pipeline(st *ruling, q *query, in []byte, c *connSocket) []byte
 }
 
 // serveMessages answers queries on a connection that keeps the boundaries of messages.
-func (s *Server) serveMessages(conn net.Conn) (err error) {
-	c := &connSocket{Conn: conn, slots: make(chan struct{}, maxPipeline)}
-	if !s.keep(c) {
-		return errClosed()
-	}
-	defer s.leave(c)
-	defer c.pending.Wait()
-	defer func() {
-		if v := recover(); v != nil {
-			s.panicked(v)
-			err = panicked(v)
-		}
-	}()
+func (s *Server) serveMessages(c *connSocket) error {
 	in := make([]byte, maxQuery+1)
 	out := make([]byte, 0, udpSize)
 	q := new(query)
 	for failures := 0; s.wait(c, idleFlow); {
-		n, err := conn.Read(in)
+		n, err := c.Read(in)
 		if err != nil {
 			failures++
 			switch {

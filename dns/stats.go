@@ -15,40 +15,40 @@ type counters struct {
 
 // Stats are the counters of a [Server] since it was made, and what it holds now.
 type Stats struct {
-	Queries   uint64 // questions that could be read
-	Hits      uint64 // questions that were answered from the cache
-	Misses    uint64 // questions that had to be asked, or decided
-	Coalesced uint64 // questions that waited for the answer to an equal one
-	Stale     uint64 // failures that an old answer stood in for
-	Failures  uint64 // questions that could not be answered
-	Malformed uint64 // packets that were no query
-	Refused   uint64 // queries for what a proxy does not do, such as zone transfers
-	Overload  uint64 // questions above ServerConfig.MaxQuestions
-	Dropped   uint64 // records of upstreams that were about other names than the question
-	Truncated uint64 // answers that did not fit over UDP
-	Panics    uint64 // questions that failed because of a fault in this program
-	ConnsFull uint64 // connections above their limit
+	Queries   uint64 `json:"queries"`    // questions that could be read
+	Hits      uint64 `json:"hits"`       // questions that were answered from the cache
+	Misses    uint64 `json:"misses"`     // questions that had to be asked, or decided
+	Coalesced uint64 `json:"coalesced"`  // questions that waited for the answer to an equal one
+	Stale     uint64 `json:"stale"`      // failures that an old answer stood in for
+	Failures  uint64 `json:"failures"`   // questions that could not be answered
+	Malformed uint64 `json:"malformed"`  // packets that were no query
+	Refused   uint64 `json:"refused"`    // queries for what a proxy does not do, such as zone transfers
+	Overload  uint64 `json:"overload"`   // questions above ServerConfig.MaxQuestions
+	Dropped   uint64 `json:"dropped"`    // records of upstreams that were about other names than the question
+	Truncated uint64 `json:"truncated"`  // answers that did not fit over UDP
+	Panics    uint64 `json:"panics"`     // questions that failed because of a fault in this program
+	ConnsFull uint64 `json:"conns_full"` // connections above their limit
 
-	Active       int    // questions that are being asked
-	Conns        int    // TCP connections that are open
-	Flows        int    // UDP connections of ServeConn that are open
-	CacheEntries int    // answers in the cache, those that are too old included
-	CacheBytes   int    // memory that they use
-	Evictions    uint64 // answers that went to make room, under the present rules
+	Active       int    `json:"active"`        // questions that are being asked
+	Conns        int    `json:"conns"`         // TCP connections that are open
+	Flows        int    `json:"flows"`         // UDP connections of ServeConn that are open
+	CacheEntries int    `json:"cache_entries"` // answers in the cache, those that are too old included
+	CacheBytes   int    `json:"cache_bytes"`   // memory that they use
+	Evictions    uint64 `json:"evictions"`     // answers that went to make room, under the present rules
 
-	Upstreams []UpstreamStats // in the order of the zones, under the present rules
+	Upstreams []UpstreamStats `json:"upstreams"` // in the order of the zones, under the present rules
 }
 
 // UpstreamStats are the counters of one upstream of one zone.
 type UpstreamStats struct {
-	Zone    string // its Name
-	Way     Way
-	Name    string        // what the Exchanger calls itself (fmt.Stringer), or its number in the zone
-	Asked   uint64        // questions
-	Failed  uint64        // questions without an answer that could be used
-	Lost    uint64        // questions that a later upstream answered first
-	RTT     time.Duration // moving average of the time that an answer took
-	Healthy bool          // it is asked in its turn
+	Zone    string        `json:"zone"` // its Name
+	Way     Way           `json:"way"`
+	Name    string        `json:"name"`    // what the Exchanger calls itself (fmt.Stringer), or its number in the zone
+	Asked   uint64        `json:"asked"`   // questions
+	Failed  uint64        `json:"failed"`  // questions without an answer that could be used
+	Lost    uint64        `json:"lost"`    // questions that a later upstream answered first
+	RTT     time.Duration `json:"rtt"`     // moving average of the time that an answer took
+	Healthy bool          `json:"healthy"` // it is asked in its turn
 }
 
 // Stats returns the counters.

@@ -1,5 +1,7 @@
 package dns
 
+import "fmt"
+
 // A Way is where the questions for a [Zone] go. The zero Way is Nowhere, so that a zone whose way was forgotten tells
 // its names to nobody.
 type Way uint8
@@ -22,4 +24,18 @@ func (w Way) String() string {
 		return "tunnel"
 	}
 	return "nowhere"
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (w Way) MarshalText() ([]byte, error) { return []byte(w.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (w *Way) UnmarshalText(b []byte) error {
+	for _, v := range [...]Way{Nowhere, Direct, Tunnel} {
+		if string(b) == v.String() {
+			*w = v
+			return nil
+		}
+	}
+	return fmt.Errorf("dns: way %.40q: want nowhere, direct or tunnel", b)
 }

@@ -3,6 +3,7 @@ package flow
 import (
 	"context"
 	"errors"
+	"net"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -23,7 +24,10 @@ type station struct {
 	release chan struct{}
 }
 
-func newStation(t *testing.T, cfg health.Config) *station {
+func newStation(t *testing.T, cfg health.Config) *station { return newStationOf(t, cfg, 0) }
+
+// newStationOf is newStation with room for so many flows, the usual number if it is 0.
+func newStationOf(t *testing.T, cfg health.Config, room int) *station {
 	t.Helper()
 	s := &station{world: openWorld(t), release: make(chan struct{})}
 	s.sick.Store("")
@@ -49,7 +53,7 @@ func newStation(t *testing.T, cfg health.Config) *station {
 				return nil, errors.New("no memory")
 			}
 			flows = s.sw.Side()
-			cfg := s.config(Config{Failed: failed, Device: flows, DecideTime: 100 * time.Millisecond, Decider: DeciderFunc(s.decide)})
+			cfg := s.config(Config{Failed: failed, Device: flows, DecideTime: 100 * time.Millisecond, Decider: DeciderFunc(s.decide), MaxFlows: room})
 			return New(cfg)
 		},
 		Switch: func(_ context.Context, to health.Path) error {
@@ -173,6 +177,39 @@ func TestFailover(t *testing.T) {
 			}
 			if n := s.opens.Load(); n != 3 || s.super.Report().Failovers != 2 {
 				t.Errorf("opened %d times, %v", n, s.super.Report())
+			}
+		})
+	}
+}
+
+// A part that has more to do than it can is left for the packet path, which has no such limit, or for nothing under always-on.
+func TestFailoverOfOverload(t *testing.T) {
+	for _, closed := range []bool{false, true} {
+		t.Run(map[bool]string{false: "packet", true: "nowhere"}[closed], func(t *testing.T) {
+			checkLeaks(t)
+			s := newStationOf(t, health.Config{Close: closed}, 1)
+			defer close(s.release)
+			eventually(t, "the flow path carries", func() bool { return s.healthy() && s.reaches() == "direct" })
+			var open net.Conn
+			eventually(t, "there is room for a flow", func() (ok bool) {
+				var err error
+				open, err = s.dial("tcp", "198.51.100.7:7")
+				return err == nil
+			})
+			defer open.Close()
+			s.ask(open, "x")
+			eventually(t, "the flow path is left", func() bool {
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+				defer cancel()
+				if c, err := s.programs.DialContext(ctx, "tcp", "198.51.100.7:25"); err == nil {
+					c.Close()
+				}
+				return s.super.Report().Reason != health.None
+			})
+			want := map[bool]string{false: "tunnel", true: "nobody"}[closed]
+			eventually(t, want+" answers", func() bool { return s.super.Report().Confirmed && s.reaches() == want })
+			if r := s.super.Report(); r.Reason != health.Overload || r.Part != "transparent-proxy" || r.Parts[health.TransparentProxy].State != health.Failed {
+				t.Errorf("%v", r)
 			}
 		})
 	}

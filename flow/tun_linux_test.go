@@ -174,7 +174,7 @@ func TestCurl(t *testing.T) {
 	for _, at := range []string{server4, server6} {
 		m.serve(t, net.JoinHostPort(at, "8080"), nil)
 		m.serve(t, net.JoinHostPort(at, "8081"), nil)
-		cfg := serverTLS(t)
+		cfg := serverTLS()
 		cfg.NextProtos = nil
 		m.serve(t, net.JoinHostPort(at, "443"), cfg)
 	}

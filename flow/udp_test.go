@@ -125,7 +125,7 @@ func TestQUIC(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
 			pc, err := w.tunnel.far.ListenPacket("udp", "198.51.100.7:443")
-			server := listen(pc, err, &quic.Config{TLSConfig: serverTLS(t)})
+			server := listen(pc, err, &quic.Config{TLSConfig: serverTLS()})
 			go func() {
 				c, err := server.Accept(ctx)
 				if err != nil {

@@ -2,15 +2,11 @@ package flow
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/netip"
 	"strings"
@@ -21,6 +17,7 @@ import (
 	"time"
 
 	"culvert.example/vpn/flow/health"
+	"culvert.example/vpn/internal/issue"
 	"culvert.example/vpn/internal/leak"
 	"culvert.example/vpn/packet"
 	"culvert.example/vpn/stack"
@@ -139,21 +136,8 @@ func (w *world) failures() []string {
 	return append([]string(nil), w.failed...)
 }
 
-var certificate = sync.OnceValues(func() (tls.Certificate, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"example"}}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
-})
-
-func serverTLS(tb testing.TB) *tls.Config {
-	cert, err := certificate()
-	if err != nil {
-		tb.Fatal(err)
-	}
+func serverTLS() *tls.Config {
+	cert := issue.New(x509.Certificate{DNSNames: []string{"example"}}, nil).TLS()
 	return &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13, NextProtos: []string{"test"}}
 }
 
@@ -164,7 +148,7 @@ func clientTLS(name string) *tls.Config {
 func newOutside(tb testing.TB, name string, addrs ...string) *outside {
 	tb.Helper()
 	o := &outside{name: name}
-	cfg := serverTLS(tb)
+	cfg := serverTLS()
 	o.far = newStack(tb, stack.Config{
 		MTU: 1400, UDPIdle: time.Second,
 		AcceptTCP: func(ctx context.Context, r *stack.TCPRequest) { o.tcp(ctx, r, cfg) },

@@ -278,14 +278,14 @@ func randomMaster() (m [48]byte) {
 
 // exchange sends text to an echo server through the tunnel and reads it back.
 func (c *client) exchange(network, address, text string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	nc, err := c.stack.DialContext(ctx, network, address)
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	nc.SetDeadline(time.Now().Add(5 * time.Second))
+	nc.SetDeadline(time.Now().Add(20 * time.Second))
 	if _, err := io.WriteString(nc, text); err != nil {
 		return err
 	}
@@ -302,13 +302,13 @@ func (c *client) exchange(network, address, text string) error {
 // eventually waits until ok.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for range 500 {
+	for range 2000 {
 		if ok() {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.Fatalf("not within 5 s: %s", what)
+	t.Fatalf("not within 20 s: %s", what)
 }
 
 // only returns the one session there is.

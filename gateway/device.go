@@ -96,14 +96,7 @@ func (d *device) reduce(s *session, p []byte) {
 		}
 	}
 	s.dropped.Add(1)
-	if e := d.srv.complain(s, p, tooBig, t.mtu); e != nil {
-		buf := packet.NewBuf(len(e))
-		buf.Set(e)
-		select {
-		case d.answers <- buf:
-		default:
-		}
-	}
+	d.srv.tooBig(s, p, t.mtu)
 }
 
 // answer writes ICMP errors to the device. It is a goroutine of its own, so that the one that reads never waits for writing.

@@ -104,8 +104,8 @@ func next(t *testing.T, ch <-chan []byte) []byte {
 	select {
 	case p := <-ch:
 		return p
-	case <-time.After(5 * time.Second):
-		t.Fatal("no packet within 5 s")
+	case <-time.After(20 * time.Second):
+		t.Fatal("no packet within 20 s")
 		return nil
 	}
 }
@@ -479,7 +479,7 @@ func TestDeviceFails(t *testing.T) {
 		if !errors.Is(err, cause) {
 			t.Errorf("Serve: %v, want %v", err, cause)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Fatal("Serve goes on without a device")
 	}
 	if err := srv.Close(); err != nil {

@@ -152,6 +152,24 @@ func (srv *Server) complain(s *session, p []byte, what complaint, mtu int) []byt
 	return nil
 }
 
+// tooBig tells the sender of the packet p, which is for the client of s, how large its packets may be.
+func (srv *Server) tooBig(s *session, p []byte, mtu int) {
+	e := srv.complain(s, p, tooBig, mtu)
+	if e == nil {
+		return
+	}
+	buf := packet.NewBuf(len(e))
+	buf.Set(e)
+	if srv.device == nil {
+		srv.toStack(packet.Batch{buf})
+		return
+	}
+	select {
+	case srv.device.answers <- buf:
+	default:
+	}
+}
+
 // answerable reports whether a can be a single host.
 func answerable(a netip.Addr) bool {
 	return !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})

@@ -3,18 +3,13 @@ package gateway
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -26,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"culvert.example/vpn/internal/issue"
 	"culvert.example/vpn/internal/netns"
 	"culvert.example/vpn/packet"
 	"culvert.example/vpn/stack/tun"
@@ -431,10 +427,13 @@ func TestOpenconnectLogin(t *testing.T) {
 
 func TestOpenconnectCertificate(t *testing.T) {
 	dir := t.TempDir()
-	ca, key := issue(t, dir, "ca", nil, nil)
-	issue(t, dir, "carol", ca, key)
-	roots := x509.NewCertPool()
-	roots.AddCert(ca)
+	ca := issue.New(x509.Certificate{Subject: pkix.Name{CommonName: "ca"}, IsCA: true, KeyUsage: x509.KeyUsageCertSign}, nil)
+	save(t, dir, "carol", issue.New(x509.Certificate{
+		Subject: pkix.Name{CommonName: "carol", ExtraNames: []pkix.AttributeTypeAndValue{
+			{Type: []int{0, 9, 2342, 19200300, 100, 1, 1}, Value: "carol-uid"},
+		}},
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, ca))
 	certificate := []string{"-c", filepath.Join(dir, "carol.pem"), "-k", filepath.Join(dir, "carol.key")}
 	for _, tt := range []struct {
 		name     string
@@ -453,7 +452,7 @@ func TestOpenconnectCertificate(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			l := newOpenconnectLab(t, func(c *Config) {
 				c.Auth = tt.auth
-				c.TLS.ClientCAs, c.TLS.ClientAuth = roots, tls.VerifyClientCertIfGiven
+				c.TLS.ClientCAs, c.TLS.ClientAuth = ca.Pool(), tls.VerifyClientCertIfGiven
 			})
 			o := l.connect(tt.password, "https://10.98.0.1:4443", tt.args...)
 			if tt.user == "" {
@@ -469,44 +468,12 @@ func TestOpenconnectCertificate(t *testing.T) {
 	}
 }
 
-// issue writes a certificate and its key as files that openconnect reads.
-func issue(t *testing.T, dir, name string, ca *x509.Certificate, caKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
+// save writes a certificate and its key as files that openconnect reads.
+func save(t *testing.T, dir, name string, c *issue.Certificate) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()),
-		Subject: pkix.Name{CommonName: name, ExtraNames: []pkix.AttributeTypeAndValue{
-			{Type: []int{0, 9, 2342, 19200300, 100, 1, 1}, Value: name + "-uid"},
-		}},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage:    x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}
-	if ca == nil {
-		ca, caKey = template, key
-		template.IsCA, template.BasicConstraintsValid, template.KeyUsage = true, true, x509.KeyUsageCertSign
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, ca, &key.PublicKey, caKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for file, block := range map[string]*pem.Block{
-		name + ".pem": {Type: "CERTIFICATE", Bytes: der}, name + ".key": {Type: "PRIVATE KEY", Bytes: pkcs8},
-	} {
-		if err := os.WriteFile(filepath.Join(dir, file), pem.EncodeToMemory(block), 0o600); err != nil {
+	for file, text := range map[string]string{name + ".pem": c.PEM(), name + ".key": c.KeyPEM()} {
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert, key
 }

@@ -12,7 +12,7 @@ func TestPinger(t *testing.T) {
 	p := &pinger{}
 	defer p.close()
 	for _, to := range []string{"127.0.0.1", "::1"} {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		err := p.ping(ctx, netip.MustParseAddr(to), []byte("are you there?"))
 		cancel()
 		if errors.Is(err, errNoPing) {

@@ -322,7 +322,7 @@ func TestInboundLimit(t *testing.T) {
 	}
 	// Those beyond the limit are closed at once.
 	last := conns[len(conns)-1]
-	last.SetReadDeadline(time.Now().Add(2 * time.Second))
+	last.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if _, err := last.Read(make([]byte, 1)); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		var timeout net.Error
 		refused = !errors.As(err, &timeout) || !timeout.Timeout()

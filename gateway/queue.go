@@ -26,6 +26,7 @@ type queue struct {
 	ring   []packet.Buf
 	head   int
 	n      int
+	held   bool // packets wait for release
 	busy   bool // a goroutine takes packets out
 	closed bool
 	work   sync.WaitGroup
@@ -48,11 +49,31 @@ func (q *queue) put(b packet.Batch) (dropped int) {
 	}
 	q.spare.exchange(b[:took], func(i int) *packet.Buf { return &q.ring[(q.head+q.n+i)%len(q.ring)] })
 	q.n += took
-	if !q.busy && took > 0 {
+	q.begin()
+	return len(b) - took
+}
+
+// begin has packets sent, if there are any and nobody does it yet. The lock is held.
+func (q *queue) begin() {
+	if q.n > 0 && !q.busy && !q.held {
 		q.busy = true
 		q.work.Go(q.drain)
 	}
-	return len(b) - took
+}
+
+// hold keeps what is put until release.
+func (q *queue) hold() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.held = true
+}
+
+// release lets go what was held.
+func (q *queue) release() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.held = false
+	q.begin()
 }
 
 // grow makes room for n packets at least.

@@ -23,7 +23,7 @@ const (
 
 	// The path of the datagrams may break without a word. TCP data that is not answered by anything for narrowAfter makes the
 	// gateway send large packets by TLS for narrowFor, in case only those are lost, and for deadAfter all of them, until the
-	// client is heard by DTLS again.
+	// client is heard by DTLS again. Once the channel has found out what size gets through, that decides.
 	narrowAfter = time.Second
 	narrowFor   = 30 * time.Second
 	deadAfter   = 3 * time.Second
@@ -59,7 +59,8 @@ type paths struct {
 type datagrams struct {
 	s           *session
 	conn        *dtls.Conn
-	narrowUntil atomic.Int64 // how long large packets go by TLS, in Unix nanoseconds
+	narrowUntil atomic.Int64 // how long large packets go by TLS, in Unix nanoseconds,
+	narrowMTU   atomic.Int64 // unless the channel has another MTU than this by now
 	wg          sync.WaitGroup
 }
 
@@ -126,10 +127,11 @@ func sizeOf(b packet.Batch) (n uint64) {
 }
 
 // open makes conn the connection of the session, which has none and is not over. The lock connecting is held, so that it stays so until
-// start.
+// start. Packets wait until then, as the client takes nothing before the reply to its CONNECT.
 func (s *session) open(conn *cstp.Conn, remote netip.AddrPort, mtu int) *tunnel {
 	t := &tunnel{s: s, conn: conn, remote: remote, mtu: mtu, began: time.Now()}
 	t.q = newQueue(s.srv.spare, t.write)
+	t.q.hold()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tunnel = t
@@ -143,6 +145,7 @@ func (s *session) open(conn *cstp.Conn, remote netip.AddrPort, mtu int) *tunnel 
 
 // start lets packets flow.
 func (t *tunnel) start() {
+	t.q.release()
 	t.wg.Go(t.read)
 }
 
@@ -293,7 +296,7 @@ func (u *datagrams) transmit(b packet.Batch, now time.Time) {
 			return
 		}
 		part := b
-		if now.UnixNano() < u.narrowUntil.Load() {
+		if now.UnixNano() < u.narrowUntil.Load() && int64(u.conn.MTU()) == u.narrowMTU.Load() {
 			if n := run(b, true); n > 0 {
 				u.s.sendTLS(b[:n])
 				b = b[n:]
@@ -307,12 +310,22 @@ func (u *datagrams) transmit(b packet.Batch, now time.Time) {
 		case err == nil:
 			b = b[len(part):]
 		case errors.Is(err, packet.ErrTooBig):
+			u.tooBig(b[sent].Bytes())
 			u.s.sendTLS(b[sent : sent+1])
 			b = b[sent+1:]
 		default:
 			u.s.paths.udpActive.Store(false)
 			b = b[sent:]
 		}
+	}
+}
+
+// tooBig deals with a packet that is too large for the channel and goes by TLS. If its sender went on with such packets, they would
+// all go another way than its small ones: the one way is slower than the other, and TCP takes what was overtaken for lost, and the time
+// that small packets need for that of all.
+func (u *datagrams) tooBig(p []byte) {
+	if h, ok := parseHeader(p); ok && h.whole {
+		u.s.srv.tooBig(u.s, p, u.conn.MTU())
 	}
 }
 
@@ -342,6 +355,7 @@ func (u *datagrams) doubt(b packet.Batch, now time.Time) {
 		p.udpActive.Store(false)
 		u.s.srv.log.Info("nothing is heard by DTLS, packets go by TLS", "session", u.s.id, "user", u.s.user)
 	case silent > narrowAfter && now.UnixNano() >= u.narrowUntil.Load():
+		u.narrowMTU.Store(int64(u.conn.MTU()))
 		u.narrowUntil.Store(now.Add(narrowFor).UnixNano())
 		u.s.srv.log.Debug("large packets go by TLS for a while", "session", u.s.id, "user", u.s.user)
 	}

@@ -41,7 +41,7 @@ func TestTunnel(t *testing.T) {
 	go web.Serve(ln)
 	defer web.Close()
 	for _, host := range []string{"10.20.0.1", "[fd20::1]"} {
-		client := &http.Client{Transport: &http.Transport{DialContext: c.stack.DialContext}, Timeout: 5 * time.Second}
+		client := &http.Client{Transport: &http.Transport{DialContext: c.stack.DialContext}, Timeout: 20 * time.Second}
 		res, err := client.Get("http://" + host + "/")
 		if err != nil {
 			t.Fatal(err)
@@ -354,19 +354,19 @@ func TestEndOfSession(t *testing.T) {
 		}
 	})
 	t.Run("session timeout", func(t *testing.T) {
-		l := newLab(t, func(c *Config) { c.SessionTimeout = 300 * time.Millisecond })
+		l := newLab(t, func(c *Config) { c.SessionTimeout = 2 * time.Second })
 		c := l.tunnel(l.cookie("alice"))
 		eventually(t, "the session ends", func() bool { return len(l.Sessions()) == 0 && c.conn.Err() != nil })
 	})
 	t.Run("idle timeout", func(t *testing.T) {
-		l := newLab(t, func(c *Config) { c.IdleTimeout = 500 * time.Millisecond })
+		l := newLab(t, func(c *Config) { c.IdleTimeout = 2 * time.Second })
 		c := l.tunnel(l.cookie("alice"))
 		to := echo(t)
-		for range 8 {
+		for range 5 {
 			if err := c.exchange("udp", to, "busy"); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(500 * time.Millisecond)
 		}
 		eventually(t, "the session ends", func() bool { return len(l.Sessions()) == 0 && c.conn.Err() != nil })
 	})
@@ -469,13 +469,17 @@ func TestClientToClient(t *testing.T) {
 				pc.WriteTo(b[:n], from)
 			}
 		}()
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		nc, err := alice.stack.DialContext(ctx, "udp", netip.AddrPortFrom(bob.lease.Addresses[0].Addr(), 7).String())
 		cancel()
 		if err != nil {
 			t.Fatal(err)
 		}
-		nc.SetDeadline(time.Now().Add(500 * time.Millisecond))
+		patience := 500 * time.Millisecond
+		if allowed {
+			patience = 20 * time.Second
+		}
+		nc.SetDeadline(time.Now().Add(patience))
 		io.WriteString(nc, "hello bob")
 		_, err = nc.Read(make([]byte, 100))
 		if (err == nil) != allowed {
@@ -567,7 +571,7 @@ func TestSlowClient(t *testing.T) {
 	if err := bob.exchange("tcp", echo(t), "not delayed"); err != nil {
 		t.Fatal(err)
 	}
-	if d := time.Since(start); d > 2*time.Second {
+	if d := time.Since(start); d > 8*time.Second {
 		t.Errorf("it took %v beside a stalled client", d)
 	}
 }
@@ -728,6 +732,31 @@ func TestQueue(t *testing.T) {
 	}
 }
 
+// What is for a client whose CONNECT is being answered goes after the answer.
+func TestQueueHeld(t *testing.T) {
+	sent := make(chan int, 1)
+	q := newQueue(newSpare(64), func(b packet.Batch) { sent <- len(b) })
+	q.hold()
+	if dropped := q.put(packet.NewBatch(2, 64)); dropped != 0 {
+		t.Fatalf("%d dropped", dropped)
+	}
+	q.mu.Lock()
+	if q.busy {
+		t.Error("packets are sent before release")
+	}
+	q.mu.Unlock()
+	q.release()
+	select {
+	case n := <-sent:
+		if n != 2 {
+			t.Errorf("%d packets are sent", n)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("nothing is sent after release")
+	}
+	q.close()
+}
+
 func TestQueueAllocs(t *testing.T) {
 	q := newQueue(newSpare(64), func(packet.Batch) {})
 	q.busy = true // the goroutine that takes packets out is this one
@@ -816,7 +845,7 @@ func TestAddressesChangeHandsClean(t *testing.T) {
 	}
 	select {
 	case <-ended:
-	case <-time.After(time.Second):
+	case <-time.After(20 * time.Second):
 		t.Error("the connection of alice is still open")
 	}
 }

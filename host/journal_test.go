@@ -3,6 +3,8 @@ package host
 import (
 	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -85,6 +87,48 @@ func TestParseJournal(t *testing.T) {
 	l, err = parseJournal(append(bytes.Clone(whole), text(t, record{Kind: kindForget, Keys: []string{"up 7", "rule", "unheard of"}}, claims[1])...))
 	if err != nil || len(l.live) != len(claims)-1 || l.live[len(l.live)-1].Key != "up 7" || l.dead != 3 {
 		t.Errorf("after giving up: %+v, %v", l, err)
+	}
+}
+
+// TestLeftovers: what a dead process has left is known without doing anything about it.
+func TestLeftovers(t *testing.T) {
+	now := header()
+	now.Boot, _ = here()
+	resolver := sample()[5]
+	wall := record{Kind: kindPart, Key: "part firewall 2", Part: partFirewall, Undo: []byte("x")}
+	for name, tt := range map[string]struct {
+		records      []record
+		left, walled bool
+	}{
+		"nothing was changed":             {[]record{now}, false, false},
+		"no firewall":                     {[]record{now, resolver}, true, false},
+		"firewall":                        {[]record{now, resolver, wall}, true, true},
+		"firewall that was given up":      {[]record{now, resolver, wall, {Kind: kindForget, Keys: []string{wall.Key}}}, true, false},
+		"all is given up":                 {[]record{now, wall, {Kind: kindForget, Keys: []string{wall.Key}}}, false, false},
+		"firewall before the last reboot": {[]record{header(), wall}, true, false},
+	} {
+		file := filepath.Join(t.TempDir(), "journal")
+		if err := os.WriteFile(file, text(t, tt.records...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if left, walled, err := Leftovers(file); left != tt.left || walled != tt.walled || err != nil {
+			t.Errorf("%s: %v, %v, %v", name, left, walled, err)
+		}
+	}
+	dir := t.TempDir()
+	if left, walled, err := Leftovers(filepath.Join(dir, "none")); left || walled || err != nil {
+		t.Errorf("without a journal: %v, %v, %v", left, walled, err)
+	}
+	if _, _, err := Leftovers(dir); !errors.Is(err, ErrJournal) {
+		t.Errorf("a directory: %v", err)
+	}
+	resolver.Kind = kindOpen
+	file := filepath.Join(dir, "journal")
+	if err := os.WriteFile(file, text(t, resolver), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Leftovers(file); !errors.Is(err, ErrJournal) {
+		t.Errorf("a journal of another version: %v", err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -110,6 +111,18 @@ func TestExitsAround(t *testing.T) {
 	}
 	if e, err := n.Route(addr("198.51.100.7"), 0); err != nil || e.Interface != s.outside {
 		t.Errorf("%+v, %v", e, err)
+	}
+	for mark, want := range map[uint32]string{0: "culvert0", DefaultMark: s.outside} {
+		l, err := n.link(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if index, err := n.Leads(addr("8.8.8.8"), mark); err != nil || index != l.index {
+			t.Errorf("with the mark %#x: %d, %v, want %d", mark, index, err, l.index)
+		}
+	}
+	if index, err := n.Leads(addr("203.0.113.200"), 0); !errors.Is(err, ErrNoExit) {
+		t.Error(index, err)
 	}
 	if _, err := n.Route(addr("203.0.113.200"), 0); !errors.Is(err, ErrNoExit) {
 		t.Error(err)
@@ -231,6 +244,33 @@ func TestWatchKernel(t *testing.T) {
 	w.wait("the cable went down", cable)
 	s.client.IP("link", "set", s.outside, "up")
 	w.wait("the cable came up", cable)
+}
+
+// TestAsleep has the clocks of the machine jump, as they do when it was suspended: that is told with whatever happens next.
+func TestAsleep(t *testing.T) {
+	s := newSite(t)
+	s.device()
+	m := s.open(Config{})
+	if err := m.Apply(t.Context(), inside()); err != nil {
+		t.Fatal(err)
+	}
+	var asleep atomic.Int64
+	m.Network().clock = func() reading {
+		r := readClock()
+		r.boot += time.Duration(asleep.Load())
+		return r
+	}
+	w := watching(t, m.Watch)
+	w.drain()
+	asleep.Store(int64(time.Hour))
+	s.client.IP("addr", "add", "192.0.2.3/24", "dev", s.outside)
+	if e := w.wait("a sleep", func(e Event) bool { return e.Asleep != 0 }); e.Asleep.Round(time.Minute) != time.Hour || e.Changed&Addresses == 0 {
+		t.Errorf("%+v", e)
+	}
+	s.client.IP("addr", "del", "192.0.2.3/24", "dev", s.outside)
+	if e := w.wait("another address", func(e Event) bool { return e.Changed&Addresses != 0 }); e.Asleep != 0 {
+		t.Errorf("%+v", e)
+	}
 }
 
 // TestOverrun changes more than the kernel can remember while nobody listens.

@@ -28,6 +28,9 @@ func (n *Network) kernel() (kernel, error) {
 
 func namespaceExists(uint64) bool { return false }
 
+// here returns the place of the calling thread, which has no name on this system.
+func here() (boot string, namespace uint64) { return "", 0 }
+
 // Close ends the use of the Network.
 func (n *Network) Close() error {
 	n.closed.Store(true)
@@ -100,4 +103,10 @@ func (n *Network) Route(dst netip.Addr, mark uint32) (Exit, error) {
 		}
 	}
 	return Exit{}, fmt.Errorf("host: %v: %w", dst, ErrNoExit)
+}
+
+// Leads returns the index of the interface by which the system sends packets to dst now. The error matches [ErrNoExit].
+func (n *Network) Leads(dst netip.Addr, mark uint32) (index int, err error) {
+	e, err := n.Route(dst, mark)
+	return e.Index, err
 }

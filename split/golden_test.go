@@ -19,6 +19,11 @@ func golden(cfg Config, host string, addr netip.Addr) (Way, int) {
 	if addr.IsValid() && addr.IsLoopback() {
 		return Direct, 1
 	}
+	for _, p := range prefixes("fe80::/10", "ff00::/8") {
+		if p.Contains(addr) {
+			return Direct, 1
+		}
+	}
 	present := !addr.IsValid()
 	for _, p := range cfg.Addresses {
 		present = present || p.Addr().Is4() == addr.Is4()
@@ -239,6 +244,8 @@ func FuzzRoute(f *testing.F) {
 	f.Add("corp.example", "video.example", "git.corp.example", []byte{10, 0, 0, 1}, []byte{10, 0, 0, 0}, uint8(8))
 	f.Add("*.a", "a.", "A", []byte{}, []byte{10, 0, 0, 0}, uint8(32))
 	f.Add("a..b", "", ".", make([]byte, 16), make([]byte, 16), uint8(129))
+	f.Add("a", "b", "c", append([]byte{0xfe, 0xbf}, make([]byte, 14)...), append([]byte{0xfe, 0xbf}, make([]byte, 14)...), uint8(16))
+	f.Add("a", "b", "b", append([]byte{0xff, 0x0e}, make([]byte, 14)...), make([]byte, 16), uint8(1))
 	f.Add("1", "a.1", "10.0.0.1", make([]byte, 4), make([]byte, 4), uint8(32))
 	f.Fuzz(func(t *testing.T, include, exclude, host string, addr, prefix []byte, bits uint8) {
 		a, _ := netip.AddrFromSlice(addr)

@@ -11,7 +11,8 @@ import (
 // Prefixes returns what the Table says of addresses without a name, for a routing table in which the longest prefix decides:
 // what matches a prefix of in belongs to the tunnel's device, what matches a prefix of out is reached without it, and
 // what matches none is not the tunnel's business. Addresses that go nowhere are in, so that the tunnel gets
-// their packets and drops them. The loopback network is left to the machine.
+// their packets and drops them. The loopback network, and what of IPv6 stays on its link, are left to the machine, which looks for them
+// at the interface that they are used with.
 //
 // The lists are the shortest with which no prefix of in has an address that no rule for the tunnel covers: a hole in a network
 // becomes a prefix of out, but networks are not joined across what was never the tunnel's. They are sorted, and

@@ -92,7 +92,11 @@ func (r *rule) ref(i int) ref { return ref(i)<<refBits | ref(r.rank)<<2 | ref(r.
 var (
 	ruleUnknown  = rule{way: Nowhere, kind: "no address"}
 	ruleLoopback = rule{way: Direct, kind: "loopback", origin: FromMachine}
+	ruleLink     = rule{way: Direct, kind: "on the link", origin: FromMachine}
 	ruleZero     = rule{way: Nowhere, kind: "no tunnel"}
 )
 
-const refLoopback = 1<<refBits | ref(Direct)
+const (
+	refLoopback = 1<<refBits | ref(Direct)
+	refLink     = 2<<refBits | ref(Direct)
+)

@@ -11,7 +11,8 @@ import (
 //
 // The first of these rules that knows the destination decides:
 //
-//  1. The outer address of the gateway is direct, and so is the loopback network, which is never on any wire.
+//  1. The outer address of the gateway is direct, and so is the loopback network, which is never on any wire, and what is never sent
+//     on from the link that it is on: link-local addresses and multicast of IPv6 (RFC 4291 sections 2.5.6 and 2.7).
 //  2. The longest dynamic suffix of the user's for the host name.
 //  3. The longest of the user's prefixes and the addresses of the DNS servers of the lease, which are in the tunnel.
 //  4. The longest dynamic suffix of the gateway's for the host name.
@@ -48,7 +49,7 @@ func New(cfg Config) (*Table, error) {
 		return nil, fmt.Errorf("split: %d domain suffixes, more than %d: name the suffix that they share", names, MaxNames)
 	}
 	t := &Table{rules: make([]rule, 0, prefixes+names+8)}
-	t.rules = append(t.rules, ruleUnknown, ruleLoopback)
+	t.rules = append(t.rules, ruleUnknown, ruleLoopback, ruleLink)
 	for i, name := range [...]string{"IPv4", "IPv6"} {
 		absent := rule{way: Nowhere, kind: "the tunnel has no " + name + " address", origin: FromLease}
 		if cfg.Bypass {
@@ -261,6 +262,8 @@ func (t *Table) find(host string, addr netip.Addr, learned *bart.Table[*entry]) 
 		return r, nil
 	case addr.IsLoopback():
 		return refLoopback, nil
+	case addr.Is6() && (addr.IsLinkLocalUnicast() || addr.IsMulticast()):
+		return refLink, nil
 	case by.user != 0:
 		r = by.user
 	case r.rank() == firm:

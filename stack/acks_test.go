@@ -113,9 +113,14 @@ func TestOvertakenWindow(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// hear returns the end of the last data that comes within the time, or of the handshake.
-	hear := func(d time.Duration) (end uint32, n int) {
+	// hear returns the end of the last data that comes until there is silence for a while, or of the handshake. It waits for longer if
+	// some has to come.
+	hear := func(d time.Duration, some bool) (end uint32, n int) {
 		for {
+			patience := d
+			if some {
+				patience = 20 * time.Second
+			}
 			select {
 			case p := <-out:
 				ip, ok := parseIP(p)
@@ -124,16 +129,17 @@ func TestOvertakenWindow(t *testing.T) {
 				}
 				tcp := p[ip.header:ip.total]
 				data := len(tcp) - int(tcp[12]>>4)*4
+				some = some && data == 0 && tcp[13]&2 == 0
 				end = binary.BigEndian.Uint32(tcp[4:]) + uint32(data)
 				n += data
-			case <-time.After(d):
+			case <-time.After(patience):
 				return end, n
 			}
 		}
 	}
 	const syn, window = 2, 20000
 	say(syn, 99, 0, window)
-	first, _ := hear(100 * time.Millisecond)
+	first, _ := hear(100*time.Millisecond, true)
 	first++
 	say(tcpAck, 100, first, window)
 	c, err := l.Accept()
@@ -141,20 +147,65 @@ func TestOvertakenWindow(t *testing.T) {
 		t.Fatal(err)
 	}
 	reader.Go(func() { io.CopyN(c, zeros{}, 100_000) })
-	end, n := hear(50 * time.Millisecond)
+	end, n := hear(50*time.Millisecond, true)
 	if n == 0 {
 		t.Fatal("no data comes")
 	}
 	say(tcpAck, 100, end, 0)
-	if _, n := hear(50 * time.Millisecond); n != 0 {
+	if _, n := hear(50*time.Millisecond, false); n != 0 {
 		t.Fatalf("%d bytes come though there is no room", n)
 	}
 	say(tcpAck, 100, first, window) // overtaken
-	if _, n := hear(50 * time.Millisecond); n != 0 {
+	if _, n := hear(50*time.Millisecond, false); n != 0 {
 		t.Errorf("%d bytes come though there is no room", n)
 	}
 	say(tcpAck, 100, end, window)
-	if _, n := hear(50 * time.Millisecond); n == 0 {
+	if _, n := hear(50*time.Millisecond, true); n == 0 {
+		t.Error("no data comes though there is room")
+	}
+}
+
+// TestLateWindow tells a sender that there is no room any more, and what was said before when nothing is remembered of that
+// any more but what the sender has to know itself: how much was acknowledged.
+func TestLateWindow(t *testing.T) {
+	alice := newStack(t, Config{Addresses: prefixes(alice4, alice6), MTU: 1400})
+	l, err := alice.Listen("tcp", ":80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := newRawPeer(t, alice)
+	peer.shake([]byte{4, 2, 1, 3, 3, 7, 0, 0}) // selective acknowledgements, window scale
+	first := peer.ack
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var writer sync.WaitGroup
+	defer writer.Wait()
+	defer alice.Close()
+	writer.Go(func() { io.CopyN(c, zeros{}, 1_000_000) })
+	end := first
+	for n := peer.await(1); n > 0; n = peer.hear(20 * time.Millisecond) {
+		if before(end, peer.ack) { // not something that is sent again
+			end = peer.ack
+		}
+	}
+	peer.ack, peer.window = end, 0
+	peer.send(tcpAck, nil, nil)
+	if n := peer.hear(50 * time.Millisecond); n != 0 {
+		t.Fatalf("%d bytes come though there is no room", n)
+	}
+	alice.link.writeMu.Lock()
+	clear(alice.link.acks.flows)
+	alice.link.writeMu.Unlock()
+	peer.ack, peer.window = first, 1000
+	peer.send(tcpAck, nil, nil)
+	if n := peer.hear(50 * time.Millisecond); n != 0 {
+		t.Errorf("%d bytes come though there is no room", n)
+	}
+	peer.ack = end
+	peer.send(tcpAck, nil, nil)
+	if n := peer.await(1); n == 0 {
 		t.Error("no data comes though there is room")
 	}
 }
@@ -168,10 +219,7 @@ func TestFullWindow(t *testing.T) {
 		t.Fatal(err)
 	}
 	peer := newRawPeer(t, alice)
-	peer.send(2, []byte{3, 3, 7, 0}, nil)
-	peer.hear(50 * time.Millisecond)
-	peer.seq++
-	peer.send(tcpAck, nil, nil)
+	peer.shake([]byte{3, 3, 7, 0})
 	c, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -193,7 +241,7 @@ func TestFullWindow(t *testing.T) {
 	if _, err := io.WriteString(c, "heard"); err != nil {
 		t.Fatal(err)
 	}
-	if n := peer.hear(50 * time.Millisecond); n != 5 {
+	if n := peer.await(5); n != 5 {
 		t.Fatalf("%d bytes come, want 5", n)
 	}
 	peer.send(tcpAck, nil, nil)
@@ -208,12 +256,15 @@ type rawPeer struct {
 	s        *Stack
 	out      chan []byte
 	seq, ack uint32
+	window   uint16
+	heard    uint32 // what the last segment acknowledges
+	repeats  uint32 // what the last segment with data does
 	edge     uint32 // of the window of the Stack, as far as it was ever open
 	scale    int
 }
 
 func newRawPeer(t *testing.T, s *Stack) *rawPeer {
-	p := &rawPeer{t: t, s: s, out: make(chan []byte, 1000), seq: 99}
+	p := &rawPeer{t: t, s: s, out: make(chan []byte, 1000), seq: 99, window: 1000}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -238,6 +289,7 @@ func (p *rawPeer) send(flags byte, options, data []byte) {
 	ip, _ := parseIP(raw)
 	tcp := raw[ip.header:]
 	binary.BigEndian.PutUint32(tcp[8:], p.ack)
+	binary.BigEndian.PutUint16(tcp[14:], p.window)
 	binary.BigEndian.PutUint16(tcp[16:], 0)
 	sumTCP(tcp, pseudoSum(ip.pairBytes(raw), protoTCP, 0))
 	b := packet.NewBatch(1, 1400)
@@ -246,6 +298,27 @@ func (p *rawPeer) send(flags byte, options, data []byte) {
 		p.t.Fatal(err)
 	}
 	p.seq += uint32(len(data))
+}
+
+// shake opens the connection.
+func (p *rawPeer) shake(options []byte) {
+	p.t.Helper()
+	p.send(2, options, nil)
+	p.seq++
+	for end := time.Now().Add(20 * time.Second); p.ack == 0; p.hear(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			p.t.Fatal("no answer to the SYN")
+		}
+	}
+	p.send(tcpAck, nil, nil)
+}
+
+// await takes what comes until there are n bytes of data, or none come for long, and returns how many there were.
+func (p *rawPeer) await(n int) (got int) {
+	for end := time.Now().Add(20 * time.Second); got < n && time.Now().Before(end); {
+		got += p.hear(10 * time.Millisecond)
+	}
+	return got
 }
 
 // hear takes what comes until nothing does for a while, and returns how many bytes of data there were.
@@ -282,6 +355,10 @@ func (p *rawPeer) hear(d time.Duration) (n int) {
 				p.edge = edge
 			}
 			p.ack = seq + uint32(len(tcp)-hdr)
+			p.heard = binary.BigEndian.Uint32(tcp[8:])
+			if len(tcp) > hdr {
+				p.repeats = p.heard
+			}
 			n += len(tcp) - hdr
 		case <-time.After(d):
 			return n

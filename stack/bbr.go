@@ -35,6 +35,7 @@ type bbr struct {
 
 	phase   int // of the gain cycle
 	phaseAt time.Duration
+	probed  float64 // the rate when the cycle began
 
 	probeEnd   time.Duration // of the time with little in flight, 0 until it is so little
 	probeRound int
@@ -72,6 +73,8 @@ const (
 
 	fullGrowth = 1.25
 	fullRounds = 3
+	// probeGrowth is by how much the rate grows at least when a path takes all of a probe.
+	probeGrowth = 1.15
 
 	minRTTAge      = 10 * time.Second
 	probeRTTTime   = 200 * time.Millisecond
@@ -241,13 +244,17 @@ func (b *bbr) cycle(n *news) {
 		long := n.now-b.phaseAt > b.minRTT
 		switch gain := gains[b.phase]; {
 		case gain > 1:
-			if long && (float64(n.pipe) >= b.product(gain) || float64(n.pipe) >= b.ceiling || n.limited || n.recovering) {
+			if long && (float64(n.pipe) >= b.product(gain) || float64(n.pipe) >= b.ceiling || n.limited) {
 				b.next(n.now)
 			}
 		case gain < 1:
 			if long || float64(n.pipe) <= b.product(1) {
 				b.next(n.now)
 			}
+		case b.rate >= probeGrowth*b.probed:
+			// The path took what was more than before, so there may be more: a startup that losses ended early is made up for.
+			b.phase = -1
+			b.next(n.now)
 		case long:
 			b.next(n.now)
 		}
@@ -258,12 +265,15 @@ func (b *bbr) cycle(n *news) {
 func (b *bbr) probe(now time.Duration) {
 	b.state = bbrProbe
 	b.phase = 2 + int(now/time.Microsecond)%(len(gains)-2)
-	b.phaseAt = now
+	b.phaseAt, b.probed = now, b.rate
 }
 
 func (b *bbr) next(now time.Duration) {
 	b.phase = (b.phase + 1) % len(gains)
 	b.phaseAt = now
+	if b.phase == 0 {
+		b.probed = b.rate
+	}
 }
 
 // probeRTT takes in the round-trip time, and sends little for a while when the least one was long ago: it may have been that of a queue

@@ -57,7 +57,7 @@ func TestForwardTCP(t *testing.T) {
 		}
 		go c.Write([]byte("echo"))
 		b := make([]byte, 4)
-		c.SetDeadline(time.Now().Add(5 * time.Second))
+		c.SetDeadline(time.Now().Add(20 * time.Second))
 		if _, err := io.ReadFull(c, b); err != nil || string(b) != "echo" {
 			t.Fatalf("%s: read %q, %v", to, b, err)
 		}
@@ -74,7 +74,7 @@ func TestForwardTCP(t *testing.T) {
 	}
 	defer u.Close()
 	u.Write([]byte("?"))
-	u.SetDeadline(time.Now().Add(5 * time.Second))
+	u.SetDeadline(time.Now().Add(20 * time.Second))
 	_, err = u.Read(make([]byte, 1))
 	wantOp(t, err, syscall.ECONNREFUSED, false)
 	_, err = client.Ping(soon(t), netip.MustParseAddr("198.51.100.7"))
@@ -182,7 +182,7 @@ func TestForwardUDP(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.SetDeadline(time.Now().Add(5 * time.Second))
+		c.SetDeadline(time.Now().Add(20 * time.Second))
 		b := make([]byte, 100)
 		for range 2 {
 			c.Write([]byte("one"))
@@ -201,12 +201,12 @@ func TestForwardUDP(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.Write([]byte("?"))
-		c.SetDeadline(time.Now().Add(5 * time.Second))
+		c.SetDeadline(time.Now().Add(20 * time.Second))
 		_, err = c.Read(make([]byte, 1))
 		wantOp(t, err, syscall.ECONNREFUSED, false)
 		c.Close()
 	}
-	for end := time.Now().Add(5 * time.Second); ends.Load() < 2 || gw.Stats().Flows != 0; {
+	for end := time.Now().Add(20 * time.Second); ends.Load() < 2 || gw.Stats().Flows != 0; {
 		if time.Now().After(end) {
 			t.Fatalf("%d flows ended for being idle, %d are left", ends.Load(), gw.Stats().Flows)
 		}
@@ -272,13 +272,13 @@ func TestForwardLimits(t *testing.T) {
 	results := make(chan error, 5)
 	for range 5 {
 		go func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 			defer cancel()
 			_, err := client.Ping(ctx, netip.MustParseAddr("198.51.100.7"))
 			results <- err
 		}()
 	}
-	for end := time.Now().Add(3 * time.Second); gw.Stats().RequestsDropped < 3; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); gw.Stats().RequestsDropped < 3; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%+v", gw.Stats())
 		}

@@ -102,9 +102,7 @@ func (g *governor) sending(p *stack.PacketBuffer) bool {
 	}
 	flags := header.TCPFlags(tcp[13])
 	size := p.Data().Size()
-	if size == 0 && flags&(header.TCPFlagSyn|header.TCPFlagFin|header.TCPFlagRst) == 0 {
-		return true
-	}
+	bare := size == 0 && flags&(header.TCPFlagSyn|header.TCPFlagFin|header.TCPFlagRst) == 0
 	key := g.keyOut(addressPair(ip), tcp[:4])
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -122,7 +120,8 @@ func (g *governor) sending(p *stack.PacketBuffer) bool {
 	case f == nil || !f.agreed:
 		return true
 	}
-	return f.sent(p, ip, tcp, size, g.now())
+	f.says(tcp)
+	return bare || f.sent(p, ip, tcp, size, g.now())
 }
 
 // begin is called with each SYN that leaves.
@@ -225,7 +224,7 @@ func (g *governor) arrived(p []byte, ip *ipInfo, index int, batch uint64) (earli
 		return -1
 	}
 	size := int(tcp[12]>>4) * 4
-	if flags != header.TCPFlagAck || size != len(tcp) {
+	if flags != header.TCPFlagAck || size != len(tcp) || before(binary.BigEndian.Uint32(tcp[8:]), f.una) {
 		f.ackBatch = 0
 		return -1
 	}

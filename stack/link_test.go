@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -134,7 +135,7 @@ func TestChecksums(t *testing.T) {
 			want[i] = byte(rng.Uint32())
 		}
 		go func() { c.Write(want); c.Close() }()
-		s.SetDeadline(time.Now().Add(10 * time.Second))
+		s.SetDeadline(time.Now().Add(30 * time.Second))
 		got, err := io.ReadAll(s)
 		s.Close()
 		if err != nil || !bytes.Equal(got, want) {
@@ -248,74 +249,76 @@ func TestInjectWithoutReader(t *testing.T) {
 
 // Writers wait for a reader that pauses, but not for one that has gone.
 func TestBackpressure(t *testing.T) {
-	q := newQueue()
-	defer q.close()
-	ip := ipInfo{header: headerLen4}
-	p := newInbound(make([]byte, 16<<10), &ip)
-	defer p.DecRef()
-	timed := func() (ok bool, d time.Duration) {
-		start := time.Now()
-		ok = q.put(p, true)
-		return ok, time.Since(start)
-	}
-	for range queueBytes / (16 << 10) {
-		if ok, d := timed(); !ok || d > writeWait/2 {
-			t.Fatalf("put into a queue with room: %v after %v", ok, d)
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		defer q.close()
+		ip := ipInfo{header: headerLen4}
+		p := newInbound(make([]byte, 16<<10), &ip)
+		defer p.DecRef()
+		timed := func() (ok bool, d time.Duration) {
+			start := time.Now()
+			ok = q.put(p, true)
+			return ok, time.Since(start)
 		}
-	}
-	if ok := q.put(p, false); ok {
-		t.Error("put without waiting into a full queue succeeded")
-	}
-	if ok, d := timed(); ok || d < writeWait*9/10 || d > 4*writeWait {
-		t.Errorf("first put into a full queue: %v after %v, want false after %v", ok, d, writeWait)
-	}
-	for range 100 {
-		if ok, d := timed(); ok || d > writeWait/2 {
-			t.Fatalf("put into a stalled queue: %v after %v", ok, d)
+		for range queueBytes / (16 << 10) {
+			if ok, d := timed(); !ok || d > 0 {
+				t.Fatalf("put into a queue with room: %v after %v", ok, d)
+			}
 		}
-	}
+		if ok := q.put(p, false); ok {
+			t.Error("put without waiting into a full queue succeeded")
+		}
+		if ok, d := timed(); ok || d != writeWait {
+			t.Errorf("first put into a full queue: %v after %v, want false after %v", ok, d, writeWait)
+		}
+		for range 100 {
+			if ok, d := timed(); ok || d > 0 {
+				t.Fatalf("put into a stalled queue: %v after %v", ok, d)
+			}
+		}
 
-	// With a reader that is slow but alive nothing is lost, however many write.
-	var wg sync.WaitGroup
-	done := make(chan struct{})
-	wg.Go(func() {
-		dst := make([]*stack.PacketBuffer, 4)
-		for {
-			n, err := q.take(dst, 64<<10, true)
-			if err != nil {
-				return
-			}
-			for _, p := range dst[:n] {
-				p.DecRef()
-			}
-			select {
-			case <-done:
-			case <-time.After(time.Millisecond):
-			}
-		}
-	})
-	time.Sleep(10 * time.Millisecond)
-	var writers sync.WaitGroup
-	for range 8 {
-		writers.Go(func() {
-			for range 100 {
-				if !q.put(p, true) {
-					t.Error("put failed with a slow reader")
+		// With a reader that is slow but alive nothing is lost, however many write.
+		var wg sync.WaitGroup
+		done := make(chan struct{})
+		wg.Go(func() {
+			dst := make([]*stack.PacketBuffer, 4)
+			for {
+				n, err := q.take(dst, 64<<10, true)
+				if err != nil {
+					return
+				}
+				for _, p := range dst[:n] {
+					p.DecRef()
+				}
+				select {
+				case <-done:
+				case <-time.After(time.Millisecond):
 				}
 			}
 		})
-	}
-	writers.Wait()
-	close(done)
+		time.Sleep(10 * time.Millisecond)
+		var writers sync.WaitGroup
+		for range 8 {
+			writers.Go(func() {
+				for range 100 {
+					if !q.put(p, true) {
+						t.Error("put failed with a slow reader")
+					}
+				}
+			})
+		}
+		writers.Wait()
+		close(done)
 
-	// Closing wakes a writer.
-	for q.put(p, false) {
-	}
-	q.close()
-	wg.Wait()
-	if q.put(p, true) {
-		t.Error("put into a closed queue succeeded")
-	}
+		// Closing wakes a writer.
+		for q.put(p, false) {
+		}
+		q.close()
+		wg.Wait()
+		if q.put(p, true) {
+			t.Error("put into a closed queue succeeded")
+		}
+	})
 }
 
 // A bulk transfer that the tunnel cannot carry as fast must not hold up the rest of the connection.
@@ -346,21 +349,35 @@ func TestSlowTunnel(t *testing.T) {
 	})
 	bulk.Go(func() { io.Copy(io.Discard, s) })
 	time.Sleep(700 * time.Millisecond)
+	// A busy machine may be late once, a bulk transfer that is in the way is so each time.
+	quick := func(what string, most time.Duration, f func() time.Duration) {
+		t.Helper()
+		least := time.Hour
+		for i := 0; i < 5 && least > most; i++ {
+			least = min(least, f())
+		}
+		if least > most {
+			t.Errorf("%s took %v", what, least)
+		}
+	}
+	quick("a read with a deadline of 10 ms", 500*time.Millisecond, func() time.Duration {
+		start := time.Now()
+		c.SetReadDeadline(start.Add(10 * time.Millisecond))
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, errTimeout) {
+			t.Errorf("read: %v", err)
+		}
+		return time.Since(start)
+	})
+	quick("a ping beside it", 800*time.Millisecond, func() time.Duration {
+		d, err := alice.Ping(soon(t), bob4)
+		if err != nil {
+			t.Errorf("ping: %v", err)
+		}
+		return d
+	})
 	start := time.Now()
-	c.SetReadDeadline(start.Add(10 * time.Millisecond))
-	_, err := c.Read(make([]byte, 1))
-	if !errors.Is(err, errTimeout) {
-		t.Errorf("read: %v", err)
-	}
-	if d := time.Since(start); d > 500*time.Millisecond {
-		t.Errorf("a read with a deadline of 10 ms took %v", d)
-	}
-	if d, err := alice.Ping(soon(t), bob4); err != nil || d > 800*time.Millisecond {
-		t.Errorf("a ping beside it took %v, %v", d, err)
-	}
-	start = time.Now()
 	c.Close()
-	if d := time.Since(start); d > 500*time.Millisecond {
+	if d := time.Since(start); d > 3*time.Second {
 		t.Errorf("Close took %v", d)
 	}
 	s.Close()

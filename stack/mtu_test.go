@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"context"
 	"encoding/binary"
 	"net"
 	"net/netip"
@@ -27,7 +28,7 @@ func (g *gauge) Filter(b packet.Batch) packet.Batch {
 // exchange sends n bytes each way and fails if they do not arrive.
 func exchange(t *testing.T, c, s net.Conn, n int64) {
 	t.Helper()
-	limit := time.Now().Add(10 * time.Second)
+	limit := time.Now().Add(30 * time.Second)
 	c.SetDeadline(limit)
 	s.SetDeadline(limit)
 	var wg sync.WaitGroup
@@ -143,6 +144,33 @@ func TestPathMTU(t *testing.T) {
 		}
 		if r := alice.Stats().Retransmits; r > 400 {
 			t.Errorf("%d segments were sent again", r)
+		}
+	}
+}
+
+// TestPathMTUForwarded has a router complain about what a stack sends in the name of somebody else.
+func TestPathMTUForwarded(t *testing.T) {
+	for _, to := range []string{"198.51.100.7:80", "[2001:db8::7]:80"} {
+		accepted := make(chan net.Conn, 1)
+		client := newStack(t, Config{Addresses: prefixes(alice4, alice6), MTU: 1500})
+		gw := newStack(t, Config{Addresses: prefixes(bob4, bob6), MTU: 1500, AcceptTCP: func(ctx context.Context, r *TCPRequest) {
+			if c, err := r.Accept(ctx); err == nil {
+				accepted <- c
+			}
+		}})
+		hole := &narrow{mtu: 1320, back: gw.Link()}
+		var after gauge
+		join(t, client, gw, nil, filters{hole, &after})
+		c, err := client.DialContext(soon(t), "tcp", to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := <-accepted
+		exchange(t, c, s, 4<<20)
+		c.Close()
+		s.Close()
+		if n := hole.told.Load(); n == 0 || n > 400 || after.max.Load() < 1200 {
+			t.Errorf("to %v: %d messages, packets of up to %d bytes", to, n, after.max.Load())
 		}
 	}
 }

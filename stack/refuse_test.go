@@ -34,7 +34,7 @@ func TestRefuse(t *testing.T) {
 			start := time.Now()
 			_, err := client.DialContext(soon(t), "tcp", to)
 			wantOp(t, err, tt.want, false)
-			if d := time.Since(start); d > time.Second {
+			if d := time.Since(start); d > 8*time.Second {
 				t.Errorf("%s: it took %v", to, d)
 			}
 		}
@@ -46,7 +46,7 @@ func TestRefuse(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.Write([]byte("?"))
-		c.SetDeadline(time.Now().Add(5 * time.Second))
+		c.SetDeadline(time.Now().Add(20 * time.Second))
 		_, err = c.Read(make([]byte, 1))
 		wantOp(t, err, syscall.ECONNREFUSED, false)
 		c.Close()
@@ -114,11 +114,11 @@ func TestUnreachableLater(t *testing.T) {
 	defer c.Close()
 	for range 3 {
 		c.Write([]byte("?"))
-		c.SetDeadline(time.Now().Add(5 * time.Second))
+		c.SetDeadline(time.Now().Add(20 * time.Second))
 		_, err = c.Read(make([]byte, 1))
 		wantOp(t, err, syscall.ECONNREFUSED, false)
 	}
-	for end := time.Now().Add(5 * time.Second); waited.Load() < 4; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); waited.Load() < 4; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("the flow does not end, after %d datagrams", waited.Load())
 		}

@@ -64,7 +64,7 @@ type Config struct {
 	MTU int
 
 	// SendBuffer and ReceiveBuffer are the sizes in bytes that the buffers of one TCP connection may grow to as the
-	// connection needs them. Zero means 6 MiB and 8 MiB. At least 64 KiB.
+	// connection needs them. Zero means 8 MiB. At least 64 KiB.
 	SendBuffer, ReceiveBuffer int
 
 	// AcceptTCP, AcceptUDP and AcceptPing receive the flows to addresses on which nothing listens, the foreign ones among
@@ -125,7 +125,7 @@ const (
 	nicID = 1
 
 	defaultMTU           = packet.MinMTU6
-	defaultSendBuffer    = 6 << 20
+	defaultSendBuffer    = 8 << 20
 	defaultReceiveBuffer = 8 << 20
 	minBuffer            = 64 << 10
 	initialBuffer        = 1 << 20

@@ -74,7 +74,7 @@ func pair(tb testing.TB, mtu int) (alice, bob *Stack) {
 }
 
 func soon(tb testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	tb.Cleanup(cancel)
 	return ctx
 }
@@ -132,7 +132,7 @@ func TestUDP(t *testing.T) {
 		sent[2999] = 7
 		c.Write(sent)
 		b := make([]byte, 4000)
-		pc.SetDeadline(time.Now().Add(5 * time.Second))
+		pc.SetDeadline(time.Now().Add(20 * time.Second))
 		n, from, err := pc.ReadFrom(b)
 		if err != nil || n != 3000 || b[2999] != 7 || from.String() != c.LocalAddr().String() {
 			t.Fatalf("%+v: read %d bytes from %v (want %v), %v", tt, n, from, c.LocalAddr(), err)
@@ -140,7 +140,7 @@ func TestUDP(t *testing.T) {
 		if _, err := pc.WriteTo([]byte("hello"), from); err != nil {
 			t.Fatal(err)
 		}
-		c.SetDeadline(time.Now().Add(5 * time.Second))
+		c.SetDeadline(time.Now().Add(20 * time.Second))
 		if n, err := c.Read(b); err != nil || string(b[:n]) != "hello" {
 			t.Fatalf("%+v: read %q, %v", tt, b[:n], err)
 		}
@@ -188,7 +188,7 @@ func TestErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Write([]byte("x"))
-	c.SetDeadline(time.Now().Add(5 * time.Second))
+	c.SetDeadline(time.Now().Add(20 * time.Second))
 	_, err = c.Read(make([]byte, 1))
 	wantOp(t, err, syscall.ECONNREFUSED, false)
 	c.SetDeadline(time.Now())
@@ -311,7 +311,7 @@ func TestPingConn(t *testing.T) {
 			t.Fatal(err)
 		}
 		b := make([]byte, 100)
-		c.SetDeadline(time.Now().Add(5 * time.Second))
+		c.SetDeadline(time.Now().Add(20 * time.Second))
 		n, err := c.Read(b)
 		if err != nil || n != 10 || b[0] != tt.reply || b[7] != 5 || string(b[8:10]) != "hi" {
 			t.Fatalf("%s: read % x, %v", tt.network, b[:n], err)
@@ -319,7 +319,7 @@ func TestPingConn(t *testing.T) {
 		if _, err := pc.WriteTo(m, &net.IPAddr{IP: tt.to.AsSlice()}); err != nil {
 			t.Fatal(err)
 		}
-		pc.SetDeadline(time.Now().Add(5 * time.Second))
+		pc.SetDeadline(time.Now().Add(20 * time.Second))
 		n, from, err := pc.ReadFrom(b)
 		if err != nil || n != 10 || from.String() != tt.to.String() {
 			t.Fatalf("%s: read % x from %v, %v", tt.network, b[:n], from, err)
@@ -401,7 +401,7 @@ func TestSetAddresses(t *testing.T) {
 	if err := alice.SetAddresses(prefixes(netip.MustParseAddr("10.9.0.5"), alice6)); err != nil {
 		t.Fatal(err)
 	}
-	c.SetDeadline(time.Now().Add(5 * time.Second))
+	c.SetDeadline(time.Now().Add(20 * time.Second))
 	_, err := c.Read(make([]byte, 1))
 	wantOp(t, err, syscall.ECONNABORTED, false)
 	c2, s2 := connect(t, alice, bob, bob4)

@@ -32,8 +32,8 @@ type Config struct {
 
 	// Namespace is the network namespace that the interface is put into, with everything that goes with it: routes, resolver,
 	// firewall. It is a name that "ip netns" knows, or a path. The connections to the gateway stay in the namespace of the
-	// thread that calls Open. Empty means that namespace for everything. The resolv.conf of a namespace with a name is
-	// /etc/netns/NAME/resolv.conf, which "ip netns exec" shows to programs as theirs.
+	// thread that calls Open. Empty means that namespace for everything. The resolv.conf of a namespace is
+	// /etc/netns/NAME/resolv.conf, which "ip netns exec" shows to programs as theirs; for NAME see [NamespaceName].
 	Namespace string
 
 	// Journal is the file that records what has to be undone, and whose lock keeps a second instance away. It must be an
@@ -65,7 +65,8 @@ type Config struct {
 	// KillSwitch keeps everything from leaving the machine that does not belong to the tunnel. Nil means that there is none.
 	KillSwitch *KillSwitch
 
-	// Filter are the rules of the content filter on the flow path. Nil allows everything.
+	// Filter are the rules of the content filter. They are in force on the flow path only, so that after a failover to the packet path
+	// nothing is filtered until [System.Revert]; see [DataPathStatus.FilterOff]. Nil allows everything.
 	Filter *filter.Config
 
 	// Configurator changes the machine in the place of this package: addresses, routes and resolver. There is no DNS proxy

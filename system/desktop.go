@@ -80,29 +80,52 @@ func (t *tunnel) desktop() (set desktopSettings, ok bool) {
 	return desktopSettings{proxy, t.sessions}, proxy.Method != proxysettings.NoModify
 }
 
+// desktopStatus tells what became of that. The lock of the System is held.
+func (t *tunnel) desktopStatus() (list []DesktopStatus) {
+	if t.lease == nil {
+		return nil
+	}
+	p := t.lease.Proxy
+	proxy, err := proxysettings.New(p.Method, p.Server, p.PACURL, p.Exceptions, p.Lockdown)
+	if err == nil && proxy.Method == proxysettings.NoModify && !proxy.Lockdown {
+		return nil
+	}
+	for _, session := range t.sessions {
+		one := DesktopStatus{User: session.UID}
+		switch {
+		case err != nil:
+			one.Err = err.Error()
+		case proxy.Method == proxysettings.NoModify:
+			one.NotLocked = "the gateway names no settings of its own, and those of the user stay the user's"
+		default:
+			t.s.desktops.mu.Lock()
+			if state, ok := t.s.desktops.states[session.UID]; ok {
+				one = state
+			}
+			t.s.desktops.mu.Unlock()
+		}
+		list = append(list, one)
+	}
+	return list
+}
+
 // desktops is the [host.Part] of that name. Nothing that a user's session does, or does not do, fails the others.
 type desktops struct {
 	cfg Desktop
 	log *slog.Logger
 
-	mu   sync.Mutex
-	open map[int]*proxysettings.Desktop // by the number of the user
+	mu     sync.Mutex
+	open   map[int]*proxysettings.Desktop // by the number of the user
+	states map[int]DesktopStatus          // after the last Apply, likewise
 }
 
 func newDesktops(cfg Desktop, log *slog.Logger) *desktops {
-	return &desktops{cfg: cfg, log: log, open: make(map[int]*proxysettings.Desktop)}
+	return &desktops{cfg: cfg, log: log, open: make(map[int]*proxysettings.Desktop), states: make(map[int]DesktopStatus)}
 }
 
-// of returns the desktop of a user. The session may be zero for Undo, which has it in its records.
-func (d *desktops) of(uid int, session proxysettings.Session) *proxysettings.Desktop {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	one := d.open[uid]
-	if one == nil {
-		one = proxysettings.Open(proxysettings.Options{Session: session, Profile: d.cfg.Profile, SystemBus: d.cfg.SystemBus, Logger: d.log})
-		d.open[uid] = one
-	}
-	return one
+// of returns the desktop of a session.
+func (d *desktops) of(session proxysettings.Session) *proxysettings.Desktop {
+	return proxysettings.Open(proxysettings.Options{Session: session, Profile: d.cfg.Profile, SystemBus: d.cfg.SystemBus, Logger: d.log})
 }
 
 // Apply implements [host.Part].
@@ -114,7 +137,14 @@ func (d *desktops) Apply(ctx context.Context, settings any, record func(undo []b
 	for _, session := range set.sessions {
 		var failed error
 		one, cancel := context.WithTimeout(ctx, desktopTime)
-		err := d.of(session.UID, session).Apply(one, set.proxy, func(undo []byte) error {
+		d.mu.Lock()
+		desktop := d.open[session.UID]
+		if desktop == nil {
+			desktop = d.of(session)
+			d.open[session.UID] = desktop
+		}
+		d.mu.Unlock()
+		err := desktop.Apply(one, set.proxy, func(undo []byte) error {
 			if len(undo) > maxDesktopUndo {
 				return errors.New("there is too much to be undone later")
 			}
@@ -122,6 +152,7 @@ func (d *desktops) Apply(ctx context.Context, settings any, record func(undo []b
 			return failed
 		})
 		cancel()
+		d.note(session.UID, desktop.Status(), err)
 		switch {
 		case failed != nil:
 			return failed
@@ -134,6 +165,17 @@ func (d *desktops) Apply(ctx context.Context, settings any, record func(undo []b
 	return nil
 }
 
+// note keeps what became of a user's settings.
+func (d *desktops) note(uid int, now proxysettings.Status, err error) {
+	s := DesktopStatus{User: uid, Applied: now.Applied, Locked: now.Lockdown, NotLocked: now.NotLocked, Notes: now.Notes}
+	if err != nil {
+		s = DesktopStatus{User: uid, Err: err.Error()}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.states[uid] = s
+}
+
 // Undo implements [host.Part].
 func (d *desktops) Undo(ctx context.Context, undo []byte) error {
 	first, rest, ok := strings.Cut(string(undo), "\n")
@@ -143,7 +185,15 @@ func (d *desktops) Undo(ctx context.Context, undo []byte) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, desktopTime)
 	defer cancel()
-	err = d.of(uid, proxysettings.Session{}).Undo(ctx, []byte(rest))
+	d.mu.Lock()
+	desktop := d.open[uid]
+	d.mu.Unlock()
+	if desktop == nil {
+		// What a dead process has left; the record says whose session it was.
+		desktop = d.of(proxysettings.Session{})
+	}
+	err = desktop.Undo(ctx, []byte(rest))
+	d.note(uid, desktop.Status(), nil)
 	switch {
 	case err == nil:
 		return nil

@@ -29,8 +29,27 @@ func TestDesktopAlone(t *testing.T) {
 	if took := time.Since(since); took > 2*desktopTime {
 		t.Errorf("it took %v", took)
 	}
+	s := &System{log: log, desktops: d}
+	tun := &tunnel{s: s, sessions: []proxysettings.Session{bad, silent}, lease: &transport.Lease{Proxy: transport.Proxy{PACURL: "http://h/x"}}}
+	for _, one := range tun.desktopStatus() {
+		if one.Applied || one.Err == "" {
+			t.Errorf("status %+v", one)
+		}
+	}
 	if err := d.Undo(t.Context(), undo); err != nil {
 		t.Errorf("what was never made: %v", err)
+	}
+	tun.lease.Proxy = transport.Proxy{Method: "no-modify", Lockdown: true}
+	if got := tun.desktopStatus(); len(got) != 2 || got[0].NotLocked == "" || got[0].Locked {
+		t.Errorf("nothing to lock: %+v", got)
+	}
+	tun.lease.Proxy = transport.Proxy{Method: "nonsense"}
+	if got := tun.desktopStatus(); len(got) != 2 || got[0].Err == "" {
+		t.Errorf("nonsense of the gateway: %+v", got)
+	}
+	tun.lease.Proxy = transport.Proxy{}
+	if got := tun.desktopStatus(); got != nil {
+		t.Errorf("a gateway that says nothing: %+v", got)
 	}
 	full := errors.New("disk full")
 	if err := d.Apply(t.Context(), set, func([]byte) error { return full }); !errors.Is(err, full) {
@@ -46,7 +65,6 @@ func TestDesktopAlone(t *testing.T) {
 		t.Errorf("settings of another type: %v", err)
 	}
 
-	s := &System{log: log}
 	for _, c := range []struct {
 		cfg  Config
 		want int
@@ -61,7 +79,7 @@ func TestDesktopAlone(t *testing.T) {
 			t.Errorf("%d sessions, not %d", len(got), c.want)
 		}
 	}
-	tun := &tunnel{s: s, sessions: []proxysettings.Session{silent}, lease: &transport.Lease{}}
+	tun = &tunnel{s: s, sessions: []proxysettings.Session{silent}, lease: &transport.Lease{}}
 	for pac, want := range map[string]bool{"": false, "http://h/x.pac": true, "file:///etc/passwd": false} {
 		tun.lease.Proxy.PACURL = pac
 		if set, ok := tun.desktop(); ok != want || ok && set.proxy.PAC != pac {

@@ -20,17 +20,30 @@ import (
 // stagger is how long a connection to one address is waited for before the next is tried beside it (RFC 8305 section 8).
 const stagger = 250 * time.Millisecond
 
-// maxCandidates is how many addresses of a name are tried.
-const maxCandidates = 16
+// detour is how long it is before other ways out are tried than those that the kernel chooses.
+const detour = 2 * time.Second
+
+// maxAttempts is how many addresses of a name are tried, by how many ways together.
+const maxAttempts = 16
+
+// An attempt is one way to connect.
+type attempt struct {
+	to    netip.Addr
+	by    host.Exit     // with an index of 0 it is up to the kernel
+	after time.Duration // the attempt before began
+}
 
 // DialContext implements [vpn.System]. It also serves other programs that have to get past the tunnel, such as to an
 // HTTP proxy in front of the gateway. Names are asked for outside of the tunnel.
 func (s *System) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	return s.dialBy(ctx, network, address, s.way, s.carried)
+	return s.dialBy(ctx, network, address, s.ways, s.carried)
 }
 
-// dialBy connects past the tunnel, to each address by the exit that way names, and tells carried of a connection.
-func (s *System) dialBy(ctx context.Context, network, address string, way func(netip.Addr) (host.Exit, bool), carried func(net.Conn, host.Exit)) (net.Conn, error) {
+// A wayFunc returns the exits to connect to an address by. With hold being false it is up to the kernel.
+type wayFunc func(network string, to netip.Addr) (exits []host.Exit, hold bool)
+
+// dialBy connects past the tunnel, to each address by the exits that ways names, and tells carried of a connection.
+func (s *System) dialBy(ctx context.Context, network, address string, ways wayFunc, carried func(net.Conn, host.Exit)) (net.Conn, error) {
 	base := strings.TrimRight(network, "46")
 	if base != "tcp" && base != "udp" {
 		return nil, net.UnknownNetworkError(network)
@@ -48,24 +61,39 @@ func (s *System) dialBy(ctx context.Context, network, address string, way func(n
 	if err != nil {
 		return nil, err
 	}
-	targets := addrs[:min(len(addrs), maxCandidates)]
-	return race(ctx, targets, func(ctx context.Context, target netip.Addr) (net.Conn, error) {
-		exit, bound := way(target)
-		c, err := s.outer.dial(ctx, network, netip.AddrPortFrom(target, uint16(port)).String(), func(network, address string, c syscall.RawConn) error {
-			if bound {
-				if err := bind(c, exit.Interface); errors.Is(err, ErrNotPermitted) {
-					s.log.Debug("cannot keep a connection on an interface", "interface", exit.Interface, "err", err)
+	var attempts, others []attempt
+	for _, to := range addrs[:min(len(addrs), maxAttempts)] {
+		by, hold := ways(base, to)
+		if !hold {
+			by = []host.Exit{{}}
+		}
+		for i, e := range by {
+			if i == 0 {
+				attempts = append(attempts, attempt{to, e, stagger})
+			} else {
+				others = append(others, attempt{to, e, detour})
+			}
+		}
+	}
+	if attempts = append(attempts, others...); len(attempts) == 0 {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ENETUNREACH}
+	}
+	c, by, err := race(ctx, attempts[:min(len(attempts), maxAttempts)], func(ctx context.Context, a attempt) (net.Conn, error) {
+		return s.outer.dial(ctx, network, netip.AddrPortFrom(a.to, uint16(port)).String(), func(network, address string, c syscall.RawConn) error {
+			if a.by.Index != 0 {
+				if err := bind(c, a.by.Interface); errors.Is(err, ErrNotPermitted) {
+					s.log.Debug("cannot keep a connection on an interface", "interface", a.by.Interface, "err", err)
 				} else if err != nil {
 					return err
 				}
 			}
 			return s.Control(network, address, c)
 		})
-		if err == nil && base == "tcp" {
-			carried(c, exit)
-		}
-		return c, err
 	})
+	if err == nil && base == "tcp" {
+		carried(c, by)
+	}
+	return c, err
 }
 
 // exits returns the ways out of the machine, the best first, without the tunnel itself. There may be none.
@@ -77,30 +105,41 @@ func (s *System) exits(to netip.Addr) []host.Exit {
 // own reports whether a way out is the tunnel.
 func (s *System) own(e host.Exit) bool { return s.shared && e.Interface == s.cfg.Device }
 
-// way returns the way out that the kernel takes now, to hold on to: a program without a thought of us may add a route whose router it
-// takes the kernel to find, which finds the tunnel, and would then have the tunnel lead through itself. There may be no way to hold on
-// to, as within the machine.
-func (s *System) way(to netip.Addr) (host.Exit, bool) {
-	e, err := s.surface.Route(to, host.DefaultMark)
-	if err != nil || s.own(e) {
-		exits := s.exits(to)
-		if len(exits) == 0 {
-			return host.Exit{}, false
-		}
-		e = exits[0]
+// ways returns the ways out to an address, to hold on to: a program without a thought of us may add a route whose router it takes the
+// kernel to find, which finds the tunnel, and would then have the tunnel lead through itself. First comes the one that the kernel takes
+// now, but what a stranger's DHCP server has it take may lead nowhere, so that the others follow; datagrams go the way of the
+// connection that they belong to. There may be no way to hold on to, as within the machine.
+func (s *System) ways(network string, to netip.Addr) (exits []host.Exit, hold bool) {
+	first, err := s.surface.Route(to, host.DefaultMark)
+	if err == nil && (first.Interface == "" || first.Kind == host.Loopback) {
+		return nil, false
 	}
-	return e, e.Interface != "" && e.Kind != host.Loopback
+	exits = s.exits(to)
+	if network == "udp" {
+		s.mu.Lock()
+		carrier := s.carrier.Index
+		s.mu.Unlock()
+		if i := slices.IndexFunc(exits, func(e host.Exit) bool { return e.Index == carrier }); i >= 0 {
+			first, err = exits[i], nil
+		}
+	}
+	if err == nil && !s.own(first) {
+		exits = append([]host.Exit{first}, slices.DeleteFunc(exits, func(e host.Exit) bool { return e.Index == first.Index })...)
+	}
+	return exits, len(exits) > 0
 }
 
-// race connects to the first of the targets that answers.
-func race(ctx context.Context, targets []netip.Addr, dial func(context.Context, netip.Addr) (net.Conn, error)) (net.Conn, error) {
-	if len(targets) == 1 {
-		return dial(ctx, targets[0])
+// race makes the attempts until one gets an answer, and tells by which way it did.
+func race(ctx context.Context, attempts []attempt, dial func(context.Context, attempt) (net.Conn, error)) (net.Conn, host.Exit, error) {
+	if len(attempts) == 1 {
+		c, err := dial(ctx, attempts[0])
+		return c, attempts[0].by, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type result struct {
 		conn net.Conn
+		by   host.Exit
 		err  error
 	}
 	results := make(chan result)
@@ -111,16 +150,18 @@ func race(ctx context.Context, targets []netip.Addr, dial func(context.Context, 
 	for {
 		select {
 		case <-timer.C:
-			if next == len(targets) {
+			if next == len(attempts) {
 				continue
 			}
-			target := targets[next]
+			a := attempts[next]
 			next, pending = next+1, pending+1
-			timer.Reset(stagger)
+			if next < len(attempts) {
+				timer.Reset(attempts[next].after)
+			}
 			go func() {
-				conn, err := dial(ctx, target)
+				conn, err := dial(ctx, a)
 				select {
-				case results <- result{conn, err}:
+				case results <- result{conn, a.by, err}:
 				case <-ctx.Done():
 					if conn != nil {
 						conn.Close()
@@ -129,16 +170,16 @@ func race(ctx context.Context, targets []netip.Addr, dial func(context.Context, 
 			}()
 		case r := <-results:
 			if r.err == nil {
-				return r.conn, nil
+				return r.conn, r.by, nil
 			}
 			errs = append(errs, r.err)
-			if pending--; next < len(targets) {
+			if pending--; next < len(attempts) {
 				timer.Reset(0)
 			} else if pending == 0 {
-				return nil, errors.Join(errs...)
+				return nil, host.Exit{}, errors.Join(errs...)
 			}
 		case <-ctx.Done():
-			return nil, errors.Join(append(errs, ctx.Err())...)
+			return nil, host.Exit{}, errors.Join(append(errs, ctx.Err())...)
 		}
 	}
 }
@@ -168,7 +209,7 @@ func (s *System) mark(c syscall.RawConn) error {
 func (s *System) dialDirect(ctx context.Context, network, address string) (net.Conn, error) {
 	device := ""
 	if to, err := netip.ParseAddrPort(address); err == nil {
-		device = s.detour(ctx, to.Addr())
+		device = s.around(to.Addr())
 	}
 	return s.inner.dial(ctx, network, address, func(_, _ string, c syscall.RawConn) error {
 		if device != "" {
@@ -180,26 +221,20 @@ func (s *System) dialDirect(ctx context.Context, network, address string) (net.C
 	})
 }
 
-// detour returns the interface by which an address is reached past the tunnel, if the routes of the machine lead into it although
-// they should not. That is known by the source address which the kernel chooses, and cheaper to ask than the routes.
-func (s *System) detour(ctx context.Context, to netip.Addr) string {
-	const discard = 9 // the port does not matter: nothing is sent
+// around returns the interface by which an address is reached past the tunnel, if the routes of the machine lead into it although
+// they should not.
+func (s *System) around(to netip.Addr) string {
 	t := s.current()
 	if t == nil {
 		return ""
 	}
-	c, err := s.inner.dial(ctx, "udp", netip.AddrPortFrom(to, discard).String(), func(_, _ string, c syscall.RawConn) error { return mark(c, host.DefaultMark) })
-	if err != nil {
+	network := s.machine.Network()
+	if index, err := network.Leads(to, host.DefaultMark); err != nil || index != t.index {
 		return ""
 	}
-	defer c.Close()
-	from, _ := netip.ParseAddrPort(c.LocalAddr().String())
-	if !t.has(from.Addr().Unmap()) {
-		return ""
-	}
-	exits, _ := s.machine.Network().Exits(to, host.DefaultMark)
+	exits, _ := network.Exits(to, host.DefaultMark)
 	for _, e := range exits {
-		if e.Interface != t.device {
+		if e.Index != t.index {
 			return e.Interface
 		}
 	}
@@ -243,14 +278,13 @@ func (s *System) lookup(ctx context.Context, network, name string) ([]netip.Addr
 
 // dialOuter connects to a DNS server in front of the gateway.
 func (s *System) dialOuter(ctx context.Context, network, address string) (net.Conn, error) {
-	var exit host.Exit
-	bound := false
+	var ways []host.Exit
 	if to, err := netip.ParseAddrPort(address); err == nil {
-		exit, bound = s.way(to.Addr())
+		ways, _ = s.ways("tcp", to.Addr())
 	}
 	return s.outer.dial(ctx, network, address, func(_, _ string, c syscall.RawConn) error {
-		if bound {
-			if err := bind(c, exit.Interface); err != nil && !errors.Is(err, ErrNotPermitted) {
+		if len(ways) > 0 {
+			if err := bind(c, ways[0].Interface); err != nil && !errors.Is(err, ErrNotPermitted) {
 				return err
 			}
 		}

@@ -14,6 +14,8 @@ var (
 	ErrConfig = errors.New("system: invalid configuration")
 	// ErrNoTUN reports that the machine has no TUN driver, or does not let this process see it.
 	ErrNoTUN = tun.ErrNoDriver
+	// ErrDeleted reports that another program has deleted the network interface of a tunnel, which then ends.
+	ErrDeleted = tun.ErrDeleted
 	// ErrNotPermitted reports that this process may not configure the network: on Linux it lacks CAP_NET_ADMIN.
 	ErrNotPermitted = host.ErrNotPermitted
 	// ErrBusy reports that another instance is changing this machine.

@@ -170,6 +170,9 @@ type surroundings struct {
 	there   string
 }
 
+// anywhere are addresses that stand for those of no network in particular (RFC 5737, RFC 3849).
+var anywhere = [...]netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 1}), netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8})}
+
 // look returns how the machine is connected.
 func (s *System) look(t *tunnel) surroundings {
 	var r surroundings
@@ -180,7 +183,7 @@ func (s *System) look(t *tunnel) surroundings {
 		}
 		return b.String()
 	}
-	r.ways = fmt.Sprint(s.connected()) + ways(netip.AddrFrom4([4]byte{192, 0, 2, 1}), netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8}))
+	r.ways = fmt.Sprint(s.connected()) + ways(anywhere[:]...)
 	if t != nil {
 		r.gateway = t.gateway()
 		r.there = ways(r.gateway)

@@ -78,8 +78,7 @@ func (s *System) wall(networks []netip.Prefix) *firewall.Config {
 		w.LAN = append(w.LAN, multicasts[:]...)
 	}
 	if s.portal.After(time.Now()) {
-		w.Portal = firewall.Portal{Until: s.portal}
-		w.Resolvers = s.portalServers
+		w.Portal = firewall.Portal{Until: s.portal, Resolvers: s.portalServers}
 	}
 	// Our own sockets may go anywhere while there is no tunnel, or none that works, to find the gateway and log in; and on behalf
 	// of others where the tunnel has destinations outside.

@@ -62,8 +62,12 @@ func TestFlowPath(t *testing.T) {
 		}
 	}
 	st := s.Status().DataPath
-	if st.Path != health.Flow || st.Report == nil || !st.Report.Healthy || len(st.Rules) != 3 || st.Rules[0].Flows == 0 {
+	if st.Path != health.Flow || st.Report == nil || !st.Report.Healthy || len(st.Rules) != 3 || st.Rules[0].Flows == 0 || st.FilterOff {
 		t.Errorf("status %+v", st)
+	}
+	// The routes of the machine lead all to the interface, but that is not where everything lies.
+	if r := s.Status().Routes; !r.Judged || !slices.Equal(r.Tunnel, prefixes("::/0", "10.8.0.0/24", "172.16.0.0/12", "203.0.113.91/32")) || r.Learned != 1 {
+		t.Errorf("status %+v", r)
 	}
 	// A flow that goes on is seen with its program.
 	c, err := w.client.DialContext(t.Context(), "tcp", "172.20.1.1:7")
@@ -109,12 +113,13 @@ func TestFailover(t *testing.T) {
 	w.teach()
 	cfg := w.config()
 	cfg.DataPath = system.Flow
+	cfg.Filter = &filter.Config{Default: filter.Allow, Rules: []filter.Rule{{Name: "no finance", Action: filter.Block, Prefixes: []string{"172.20.9.0/24"}}}}
 	s := w.open(cfg)
 	if err := s.Failover(); !errors.Is(err, system.ErrNoFlowPath) {
 		t.Errorf("Failover without a tunnel: %v", err)
 	}
 	k := w.attach(s, lease(func(l *transport.Lease) { l.Include = prefixes("172.16.0.0/12") }))
-	w.expect(map[string]string{"172.20.1.1": "inside", "203.0.113.80": "outside"})
+	w.expect(map[string]string{"172.20.1.1": "inside", "203.0.113.80": "outside", "172.20.9.1": "nowhere"})
 	if err := s.Revert(t.Context()); !errors.Is(err, flow.ErrNoRevert) {
 		t.Errorf("Revert of nothing: %v", err)
 	}
@@ -132,6 +137,17 @@ func TestFailover(t *testing.T) {
 	if r := st.DataPath.Report; r.Path != health.Packet || r.Reason != health.Command || r.Revert == "" || st.Routes.Tunnels != 3 {
 		t.Errorf("status %+v", st)
 	}
+	// Nothing filters now, and that is said.
+	w.expect(map[string]string{"172.20.9.1": "inside"})
+	told := 0
+	for _, e := range st.Events {
+		if e.Kind == system.EventDataPath && strings.Contains(e.What, "the content filter is not in force there, until: "+health.RevertCommand) {
+			told++
+		}
+	}
+	if !st.DataPath.FilterOff || told != 1 {
+		t.Errorf("%+v, events %+v", st.DataPath, st.Events)
+	}
 	if err := s.Confirm(health.Flow); !errors.Is(err, health.ErrNotConfirmed) {
 		t.Errorf("Confirm: %v", err)
 	}
@@ -140,7 +156,10 @@ func TestFailover(t *testing.T) {
 	if err := s.Revert(ctx); err != nil {
 		t.Fatal(err)
 	}
-	w.expect(map[string]string{"172.20.1.1": "inside", "203.0.113.80": "outside"})
+	w.expect(map[string]string{"172.20.1.1": "inside", "203.0.113.80": "outside", "172.20.9.1": "nowhere"})
+	if s.Status().DataPath.FilterOff {
+		t.Error("after the revert the filter is still said not to be in force")
+	}
 	select {
 	case err := <-k.ended:
 		t.Errorf("the session ended: %v", err)
@@ -163,6 +182,7 @@ func TestPartFails(t *testing.T) {
 		"hang":  {func() {}, 2 * time.Second, health.Watchdog},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			w.teach()
 			cfg := w.config()
@@ -214,14 +234,22 @@ func TestFailClosed(t *testing.T) {
 		l.Exclude = prefixes("203.0.114.0/24")
 	}))
 	w.expect(map[string]string{"172.20.1.1": "inside", "203.0.113.80": "nowhere", "203.0.114.1": "outside"})
+	for host, want := range map[string]string{
+		"172.20.1.1": "tunnel by include 172.16.0.0/12", "203.0.114.1": "direct by exclude 203.0.114.0/24",
+		"203.0.113.80": "nowhere by not included, and the kill switch stops what would leave past the tunnel", "127.0.0.1": "direct by loopback",
+	} {
+		if r, err := s.Explain(t.Context(), host); err != nil || len(r) != 1 || r[0].Way.String()+" by "+r[0].Rule != want {
+			t.Errorf("%s: %+v, %v, want %s", host, r, err, want)
+		}
+	}
 	if err := s.Failover(); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, time.Second, "nothing passes", func() bool { return s.Confirm(health.Nowhere) == nil })
-	w.air.forget()
+	w.air.Forget()
 	w.probe()
 	w.expect(map[string]string{"172.20.1.1": "nowhere", "203.0.114.1": "nowhere"})
-	if leaks := w.air.leaks(); len(leaks) > 0 {
+	if leaks := w.leaks(); len(leaks) > 0 {
 		t.Errorf("left the machine: %v", leaks)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)

@@ -66,6 +66,7 @@ func (t *tunnel) openCrossing() error {
 func (t *tunnel) supervise(ctx context.Context) error {
 	k := t.s.cfg.KillSwitch
 	current := new(atomic.Pointer[flow.Side])
+	var last Event // that was noted of the path
 	sv, err := flow.Supervise(flow.SupervisorConfig{
 		Health:   health.Config{Close: k != nil && !k.Open, Silence: flowSilence, SwitchTime: switchTime},
 		Interval: flowInterval,
@@ -74,14 +75,14 @@ func (t *tunnel) supervise(ctx context.Context) error {
 		},
 		Switch: func(ctx context.Context, to health.Path) error { return t.take(ctx, current, to) },
 		Changed: func(r health.Report) {
-			e := Event{Kind: EventDataPath, What: "packets take the path " + r.Path.String(), Err: r.Err}
-			if r.Reason != health.None {
-				e.What += ", because of " + r.Reason.String()
+			e := pathEvent(r)
+			if t.s.rules != nil && r.Path == health.Packet && r.Reason != health.None {
+				e.What += "; the content filter is not in force there, until: " + health.RevertCommand
 			}
-			if r.Part != "" {
-				e.What += " in " + r.Part
+			if e != last && e.What != "" {
+				last = e
+				t.s.note(e)
 			}
-			t.s.note(e)
 		},
 		Logger: t.s.log,
 	})
@@ -98,6 +99,25 @@ func (t *tunnel) supervise(ctx context.Context) error {
 		}
 	})
 	return nil
+}
+
+// pathEvent is the event that packets take the path of r. It says nothing while the path only comes or goes with the tunnel.
+func pathEvent(r health.Report) Event {
+	why := r.Why()
+	if why == "" && r.Path != health.Flow {
+		return Event{}
+	}
+	e := Event{Kind: EventDataPath, Err: r.Err}
+	switch r.Path {
+	case health.Nowhere:
+		e.What = "nothing passes any more"
+	default:
+		e.What = "packets take the " + r.Path.String() + " path"
+	}
+	if why != "" {
+		e.What += ", since " + why
+	}
+	return e
 }
 
 // interceptor returns the flow path that runs, nil if there is none.

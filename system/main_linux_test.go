@@ -1,10 +1,12 @@
 package system_test
 
 import (
+	"flag"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -13,6 +15,7 @@ import (
 
 // TestMain sees to it that the tests leave the machine itself alone: all that they change is in namespaces of their own.
 func TestMain(m *testing.M) {
+	flag.Set("test.parallel", strconv.Itoa(together))
 	code := m.Run()
 	if left := onMachine(); left != "" {
 		fmt.Println("FAIL: the tests have changed the machine itself:", left)

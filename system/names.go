@@ -33,7 +33,6 @@ const (
 type names struct {
 	t      *tunnel
 	server *dns.Server // the proxy, nil if the machine asks by itself
-	index  int         // of the device
 	seen   memory
 
 	mu      sync.Mutex
@@ -55,9 +54,6 @@ func openNames(ctx context.Context, t *tunnel) (*names, error) {
 	s := t.s
 	n := &names{t: t}
 	var err error
-	if n.index, err = s.inner.index(t.device); err != nil {
-		return nil, fmt.Errorf("system: %s: %w", t.device, err)
-	}
 	if n.backend, n.reason, err = s.resolver.Detect(ctx); err != nil {
 		return nil, fmt.Errorf("system: %w", err)
 	}
@@ -128,7 +124,7 @@ func (n *names) configure(ctx context.Context, lease *transport.Lease) error {
 	inside := lease.DNS[:min(len(lease.DNS), maxInside)]
 	domains := slices.Concat(lease.SplitDNS, lease.SearchDomains, lease.DynamicInclude, c.User.DynamicInclude, c.DNS.Domains)
 	all := only || len(inside) > 0 && len(lease.SplitDNS) == 0
-	reverse := reverseZones(lease.Include)
+	reverse := reverseZones(slices.Concat(lease.Include, c.User.Include, lease.Addresses))
 	if n.server != nil {
 		suffixes := slices.Concat(domains, reverse)
 		if err := n.server.Configure(n.rules(lease, inside, suffixes, all, only, outside, localSearch)); err != nil {
@@ -203,7 +199,7 @@ func (n *names) resolverConfig() (resolver.Config, bool) {
 	if !n.needed {
 		return resolver.Config{}, false
 	}
-	c := resolver.Config{Device: n.t.device, Index: n.index, Search: n.search, TunnelAll: n.all}
+	c := resolver.Config{Device: n.t.device, Index: n.t.index, Search: n.search, TunnelAll: n.all}
 	if !n.all {
 		c.Routes = slices.Concat(n.domains, n.watched, n.reverse)
 	}

@@ -1,11 +1,18 @@
 package system_test
 
 import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/net/dns/dnsmessage"
+
+	"culvert.example/vpn/host"
 	"culvert.example/vpn/host/resolver"
 	"culvert.example/vpn/internal/resolved"
 	"culvert.example/vpn/split"
@@ -71,6 +78,7 @@ func TestSplitNames(t *testing.T) {
 
 // Where the gateway wants all names, or the user does, nobody outside is asked for any.
 func TestAllNames(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		lease  func(*transport.Lease)
 		config func(*system.Config)
@@ -136,8 +144,23 @@ func TestDynamicSplit(t *testing.T) {
 	if st := s.Status().Routes; st.Learned != 1 {
 		t.Errorf("status %+v", st)
 	}
-	if v, err := s.Explain("www.cdn.example.net"); err != nil || v.Way != split.Tunnel || v.Origin != split.FromGateway {
-		t.Errorf("Explain: %+v, %v", v, err)
+	for host, want := range map[string]string{
+		"www.cdn.example.net": "invalid IP: tunnel by dynamic include cdn.example.net of gateway; ",
+		"www.example.org":     "203.0.113.80: direct by not included of gateway; 2001:db8:9::80: tunnel by everything of IPv6 of lease; ",
+		"172.20.1.1":          "172.20.1.1: tunnel by include 172.16.0.0/12 of gateway; ",
+		"none.example.org":    "no such host",
+	} {
+		got := ""
+		routes, err := s.Explain(t.Context(), host)
+		if err != nil {
+			got = err.Error()
+		}
+		for _, r := range routes {
+			got += fmt.Sprintf("%v: %v by %s of %v; ", r.Addr, r.Way, r.Rule, r.Origin)
+		}
+		if got != want && (err == nil || !strings.Contains(got, want)) {
+			t.Errorf("%s: %s, want %s", host, got, want)
+		}
 	}
 }
 
@@ -257,4 +280,96 @@ func TestResolved(t *testing.T) {
 	if after := state(); after != before {
 		t.Errorf("resolvectl said\n%s\nand says\n%s", before, after)
 	}
+}
+
+// pointer asks a DNS server from the client, over TCP, for the name of an address.
+func (w *world) pointer(server, name string) string {
+	w.tb.Helper()
+	q := dnsmessage.Question{Name: dnsmessage.MustNewName(name + "."), Type: dnsmessage.TypePTR, Class: dnsmessage.ClassINET}
+	m := dnsmessage.Message{Header: dnsmessage.Header{ID: 4712, RecursionDesired: true}, Questions: []dnsmessage.Question{q}}
+	b, err := m.AppendPack(make([]byte, 2))
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	binary.BigEndian.PutUint16(b, uint16(len(b)-2))
+	c, err := w.client.DialContext(context.Background(), "tcp", server)
+	if err != nil {
+		return err.Error()
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(6 * time.Second))
+	if _, err := c.Write(b); err != nil {
+		return err.Error()
+	}
+	var size [2]byte
+	if _, err := io.ReadFull(c, size[:]); err != nil {
+		return err.Error()
+	}
+	b = make([]byte, binary.BigEndian.Uint16(size[:]))
+	var r dnsmessage.Message
+	if _, err := io.ReadFull(c, b); err != nil {
+		return err.Error()
+	}
+	if err := r.Unpack(b); err != nil {
+		return err.Error()
+	}
+	return r.RCode.String()
+}
+
+// Whose address an inner one is, is asked for inside, of the tunnel's own network too, and of others outside. The proxy answers over TCP.
+func TestReverseNames(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	cfg := w.config()
+	cfg.User = split.Rules{Include: prefixes("198.18.0.0/15")}
+	s := w.open(cfg)
+	w.attach(s, lease(func(l *transport.Lease) { l.Include = prefixes("172.16.0.0/12", "fd55::/16") }))
+	inside := []string{
+		"1.1.20.172.in-addr.arpa", "77.0.8.10.in-addr.arpa", "9.0.19.198.in-addr.arpa",
+		strings.Repeat("0.", 28) + "8.0.d.f.ip6.arpa", strings.Repeat("1.", 28) + "5.5.d.f.ip6.arpa",
+	}
+	outside := []string{"80.113.0.203.in-addr.arpa", "1.7.168.192.in-addr.arpa", strings.Repeat("0.", 24) + "8.b.d.0.1.0.0.2.ip6.arpa"}
+	for _, name := range slices.Concat(inside, outside) {
+		if got := w.pointer(proxy, name); got != "RCodeNameError" {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+	for where, c := range map[string]struct {
+		zone *zone
+		want []string
+	}{"inside": {w.inside, inside}, "outside": {w.outside, outside}} {
+		if got := slices.DeleteFunc(c.zone.heard(), func(n string) bool { return !strings.HasSuffix(n, ".arpa") }); !slices.Equal(got, c.want) {
+			t.Errorf("%s was asked for %v, want %v", where, got, c.want)
+		}
+	}
+}
+
+// A machine that was asleep may be elsewhere: the tunnel is told to look, and what DNS servers said before is not believed any more.
+func TestAsleep(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.teach()
+	s := w.open(w.config())
+	k := w.attach(s, lease(func(l *transport.Lease) { l.Include = prefixes("172.16.0.0/12") }))
+	if got := w.query(proxy, "www.example.org", false); got != "203.0.113.80" {
+		t.Errorf("before: %s", got)
+	}
+	w.outside.set("www.example.org", "203.0.113.86")
+	if got := w.query(proxy, "www.example.org", false); got != "203.0.113.80" {
+		t.Errorf("nothing was remembered: %s", got)
+	}
+	for len(k.news) > 0 {
+		<-k.news
+	}
+	system.Happen(s, host.Event{Asleep: time.Hour})
+	select {
+	case <-k.news:
+	case <-time.After(time.Second):
+		t.Error("the tunnel was not told")
+	}
+	asleep := func(e system.Event) bool { return e.Kind == system.EventAsleep && e.Asleep == time.Hour }
+	if list := s.Status().Events; !slices.ContainsFunc(list, asleep) {
+		t.Errorf("events %+v", list)
+	}
+	eventually(t, 5*time.Second, "the name is asked for again", func() bool { return w.query(proxy, "www.example.org", false) == "203.0.113.86" })
 }

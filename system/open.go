@@ -83,13 +83,14 @@ func (c Config) normal() (Config, error) {
 }
 
 // parts returns what changes the resolver, the desktops and the firewall of the machine at a place.
-func (c Config) parts(inner *place) (*resolver.Resolver, *firewall.Firewall, host.Parts) {
+func (c Config) parts(inner *place) (*resolver.Resolver, *firewall.Firewall, *desktops, host.Parts) {
 	r := resolver.New(c.resolverOptions(inner))
 	f := &firewall.Firewall{NetNS: inner.file(), Logger: c.Logger}
-	return r, f, host.Parts{
+	d := newDesktops(c.Desktop, c.Logger)
+	return r, f, d, host.Parts{
 		Resolver: host.PartOf(r.Apply, r.Undo, resolver.ErrChanged),
 		Firewall: host.PartOf(f.Apply, f.Undo, firewall.ErrChanged),
-		Desktop:  newDesktops(c.Desktop, c.Logger),
+		Desktop:  d,
 	}
 }
 
@@ -99,7 +100,7 @@ func (c Config) resolverOptions(inner *place) resolver.Options {
 	o := resolver.Options{Backend: c.DNS.Backend, Bus: c.DNS.Bus, Path: c.DNS.ResolvConf, Logger: c.Logger}
 	if c.Namespace != "" {
 		if o.Path == "" {
-			o.Path = filepath.Join("/etc/netns", filepath.Base(inner.path), "resolv.conf")
+			o.Path = filepath.Join("/etc/netns", inner.name, "resolv.conf")
 		}
 		if o.Backend == resolver.Auto {
 			o.Backend = resolver.File
@@ -154,6 +155,7 @@ func (c Config) places() (outer, inner *place, err error) {
 }
 
 func (s *System) closePlaces() {
+	removeEmpty(s.made)
 	s.outer.close()
 	if s.inner != s.outer {
 		s.inner.close()
@@ -171,13 +173,12 @@ func (s *System) open(ctx context.Context) error {
 		return err
 	}
 	if s.cfg.Namespace != "" && s.cfg.DNS.ResolvConf == "" && s.manageNames() {
-		// The directory is the only thing that stays: an empty one means nothing to ip-netns(8).
-		if err := os.MkdirAll(filepath.Dir(s.cfg.resolverOptions(s.inner).Path), 0o755); err != nil {
+		if err := s.makeDir(filepath.Dir(s.cfg.resolverOptions(s.inner).Path)); err != nil {
 			return fmt.Errorf("system: the directory for the resolv.conf of namespace %s: %w", s.cfg.Namespace, err)
 		}
 	}
 	var parts host.Parts
-	s.resolver, s.firewall, parts = s.cfg.parts(s.inner)
+	s.resolver, s.firewall, s.desktops, parts = s.cfg.parts(s.inner)
 	err := s.inner.do(func() (err error) {
 		s.machine, err = host.Open(host.Config{
 			JournalPath: s.cfg.Journal, Parts: parts, KeepFirewall: s.cfg.KillSwitch != nil && !s.cfg.KillSwitch.Open,
@@ -213,6 +214,23 @@ func (s *System) open(ctx context.Context) error {
 	return nil
 }
 
+// makeDir makes a directory with those above it, and remembers which were not there.
+func (s *System) makeDir(dir string) error {
+	for d := dir; ; d = filepath.Dir(d) {
+		if _, err := os.Lstat(d); err == nil {
+			return os.MkdirAll(dir, 0o755)
+		}
+		s.made = append(s.made, d)
+	}
+}
+
+// removeEmpty removes the directories of a list that are empty.
+func removeEmpty(dirs []string) {
+	for _, d := range dirs {
+		_ = os.Remove(d)
+	}
+}
+
 // manageNames reports whether the resolver of the machine is this package's business.
 func (s *System) manageNames() bool { return !s.cfg.DNS.Off && s.cfg.Configurator == nil }
 
@@ -244,7 +262,7 @@ func Repair(ctx context.Context, cfg Config) (host.Report, error) {
 	if inner != outer {
 		defer inner.close()
 	}
-	_, _, parts := cfg.parts(inner)
+	_, _, _, parts := cfg.parts(inner)
 	if cfg.KillSwitch != nil && cfg.KillSwitch.Locked {
 		parts.Firewall = host.PartOf(
 			func(context.Context, firewall.Config, func([]byte) error) error { return ErrLocked },
@@ -255,5 +273,10 @@ func Repair(ctx context.Context, cfg Config) (host.Report, error) {
 		report, err = host.Repair(ctx, cfg.Journal, parts)
 		return err
 	})
+	if cfg.Namespace != "" && cfg.DNS.ResolvConf == "" && len(report.Undone) > 0 {
+		// An empty directory means nothing to ip-netns(8), whoever made it.
+		dir := filepath.Dir(cfg.resolverOptions(inner).Path)
+		removeEmpty([]string{dir, filepath.Dir(dir)})
+	}
 	return report, err
 }

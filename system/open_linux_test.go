@@ -3,12 +3,14 @@ package system_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -51,8 +53,28 @@ func TestBadConfig(t *testing.T) {
 	}
 }
 
+func TestNamespaceName(t *testing.T) {
+	info, err := os.Stat("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	number := fmt.Sprintf("ns-%d", info.Sys().(*syscall.Stat_t).Ino)
+	for in, want := range map[string]string{
+		"blue": "blue", "/run/netns/net": "net", "/var/run/netns/../netns/net": "net",
+		"/proc/self/ns/net": number, fmt.Sprintf("/proc/%d/ns/net", os.Getpid()): number,
+	} {
+		if got, err := system.NamespaceName(in); got != want || err != nil {
+			t.Errorf("%s: %q, %v; want %q", in, got, err, want)
+		}
+	}
+	if got, err := system.NamespaceName("/proc/self/ns/nothing"); !errors.Is(err, system.ErrConfig) {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 // What keeps a machine from being changed is said, and the machine stays as it is.
 func TestCannot(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	before := w.state()
 	cfg := w.config()
@@ -129,6 +151,7 @@ func onThread(f func() error) error {
 // the kernel shows as that of the process. The first thread may be gone in a process that has run other tests, so this takes another.
 func TestFirstThread(t *testing.T) {
 	if os.Getenv("CULVERT_FIRST_THREAD") == "" {
+		t.Parallel()
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFirstThread$", "-test.timeout=30s")
 		cmd.Env = append(os.Environ(), "CULVERT_FIRST_THREAD=1")
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -200,6 +223,7 @@ func TestIPv6Disabled(t *testing.T) {
 
 // What a process that was killed has left is undone by Repair and by the next Open; its kill switch stands until then.
 func TestCrash(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.teach()
 	cfg := w.config()
@@ -240,15 +264,15 @@ func TestCrash(t *testing.T) {
 	}
 
 	kill(true)
-	w.air.forget()
+	w.air.Forget()
 	w.probe()
-	if leaks := w.air.leaks(); len(leaks) > 0 {
+	if leaks := w.leaks(); len(leaks) > 0 {
 		t.Errorf("after the crash: left the machine: %v", leaks)
 	}
 	cfg.KillSwitch = &system.KillSwitch{}
 	s := w.open(cfg)
 	w.probe()
-	if leaks := w.air.leaks(); len(leaks) > 0 {
+	if leaks := w.leaks(); len(leaks) > 0 {
 		t.Errorf("opened anew: left the machine: %v", leaks)
 	}
 	w.attach(s, lease(nil)).close()

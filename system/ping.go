@@ -32,7 +32,7 @@ func (t *tunnel) ping(ctx context.Context, way flow.Way, addr netip.Addr, payloa
 		if addr.Is6() {
 			network = "ip6:ipv6-icmp"
 		}
-		device := t.s.detour(ctx, addr)
+		device := t.s.around(addr)
 		conn, err = t.s.inner.dial(ctx, network, addr.String(), func(_, _ string, c syscall.RawConn) error {
 			if device != "" {
 				if err := bind(c, device); err != nil {

@@ -22,6 +22,7 @@ const namespaces = "/run/netns"
 type place struct {
 	ns   *os.File
 	path string // where others find it, or empty
+	name string // see NamespaceName
 	home bool   // it is the one that threads are in anyway
 }
 
@@ -94,7 +95,30 @@ func named(name string) (*place, error) {
 		ns.Close()
 		return nil, invalid("Namespace: %s is not a network namespace", path)
 	}
-	return newPlace(ns, path)
+	p, err := newPlace(ns, path)
+	if err != nil {
+		return nil, err
+	}
+	if p.name, err = NamespaceName(path); err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// NamespaceName returns a name for what belongs to a [Config.Namespace], such as its journal, that no other one has at the same
+// time: the name that "ip netns" knows, or, for a path to somewhere else such as /proc/4711/ns/net, one that is made of the number
+// that the kernel has given the namespace. The error matches [ErrConfig] if that path cannot be looked at.
+func NamespaceName(namespace string) (string, error) {
+	dir, name := filepath.Split(filepath.Clean(namespace))
+	if dir == "" || dir == namespaces+"/" || dir == "/var/run/netns/" {
+		return name, nil
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(namespace, &st); err != nil {
+		return "", invalid("Namespace: %v", &fs.PathError{Op: "stat", Path: namespace, Err: err})
+	}
+	return fmt.Sprintf("ns-%d", st.Ino), nil
 }
 
 // is reports whether both are the same namespace.

@@ -14,8 +14,8 @@ import (
 
 // A place is where sockets and interfaces are made. On this system there is one only.
 type place struct {
-	path string
-	home bool
+	path, name string
+	home       bool
 }
 
 func here() (*place, error) {
@@ -24,6 +24,12 @@ func here() (*place, error) {
 
 func named(name string) (*place, error) {
 	return nil, fmt.Errorf("system: Namespace: %w: only Linux has network namespaces", errors.ErrUnsupported)
+}
+
+// NamespaceName fails: only Linux has network namespaces.
+func NamespaceName(namespace string) (string, error) {
+	_, err := named(namespace)
+	return "", err
 }
 
 func (p *place) is(o *place) bool        { return p == o }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -21,16 +22,17 @@ func (t *tunnel) gateway() netip.Addr {
 	return t.lease.Gateway.Addr().Unmap()
 }
 
-// has reports whether an address is one of the tunnel.
-func (t *tunnel) has(a netip.Addr) bool {
-	t.s.mu.Lock()
-	defer t.s.mu.Unlock()
-	for _, p := range t.lease.Addresses {
-		if p.Addr() == a {
-			return true
-		}
+// outs returns the ways out on which the gateway may be found, the best first: those to its address, or where there are none, as on a
+// network of the other family alone, those of that family, of which its name may have an address too.
+func (t *tunnel) outs() []host.Exit {
+	gateway := t.gateway()
+	if exits := t.s.exits(gateway); len(exits) > 0 {
+		return exits
 	}
-	return false
+	if gateway.Is4() {
+		return t.s.exits(anywhere[1])
+	}
+	return t.s.exits(anywhere[0])
 }
 
 // carried takes in by which exit a connection of the tunnel was made.
@@ -86,7 +88,7 @@ func (t *tunnel) roam() {
 			if current.Index == 0 || current.Kind == host.Loopback {
 				break // it is not known what would be better
 			}
-			to, move, again := c.choose(time.Now(), s.exits(t.gateway()), current)
+			to, move, again := c.choose(time.Now(), t.outs(), current)
 			if !move {
 				timer.Stop()
 				if again > 0 {
@@ -104,12 +106,20 @@ func (t *tunnel) moveTo(from, to host.Exit) error {
 	s := t.s
 	ctx, cancel := context.WithTimeout(t.ctx, roamTime)
 	defer cancel()
+	ways := func(_ string, addr netip.Addr) ([]host.Exit, bool) {
+		// Bound to a network without a way to the address, the kernel would look for it on the link, for seconds.
+		return slices.DeleteFunc(s.exits(addr), func(e host.Exit) bool { return e.Index != to.Index }), true
+	}
 	var arrived atomic.Bool
+	var made atomic.Pointer[host.Exit]
 	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
-		return s.dialBy(ctx, network, address, func(netip.Addr) (host.Exit, bool) { return to, true }, func(c net.Conn, e host.Exit) {
+		return s.dialBy(ctx, network, address, ways, func(c net.Conn, e host.Exit) {
 			// Before, it may be somebody else who answers there.
 			if arrived.Load() {
 				s.carried(c, e)
+			} else if from, err := netip.ParseAddrPort(c.LocalAddr().String()); err == nil {
+				e.Source = from.Addr().Unmap().WithZone("")
+				made.Store(&e)
 			}
 		})
 	}
@@ -122,6 +132,9 @@ func (t *tunnel) moveTo(from, to host.Exit) error {
 	if err == nil {
 		arrived.Store(true)
 		s.carrier, s.stayed = to, ""
+		if e := made.Load(); e != nil {
+			s.carrier = *e
+		}
 		s.roams++
 	} else {
 		s.stayed = err.Error()

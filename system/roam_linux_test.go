@@ -5,6 +5,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"culvert.example/vpn"
 	"culvert.example/vpn/gateway"
+	"culvert.example/vpn/gateway/gatewaytest"
 	"culvert.example/vpn/system"
 	"culvert.example/vpn/transport"
 )
@@ -162,10 +164,10 @@ func TestRouteThroughItself(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	var s *system.System
-	meddle := func() {
+	meddle := func(more ...string) {
 		t.Helper()
 		for _, half := range []string{"0.0.0.0/1", "128.0.0.0/1"} {
-			w.client.IP("route", "add", half, "via", routerAddr.String())
+			w.client.IP(append([]string{"route", "replace", half, "via", routerAddr.String()}, more...)...)
 		}
 		if out := w.client.Run("ip", "route", "show", "128.0.0.0/1"); !strings.Contains(out, "dev culvert0") {
 			t.Fatalf("the kernel finds the router elsewhere: %s\n%+v", out, s.Status().Routes)
@@ -200,10 +202,74 @@ func TestRouteThroughItself(t *testing.T) {
 	cfg.DataPath = system.Flow
 	s = w.open(cfg)
 	w.attach(s, lease(func(l *transport.Lease) { l.Exclude = prefixes("203.0.113.0/24") }))
-	meddle()
-	w.expect(map[string]string{"203.0.113.80": "outside", "203.0.114.1": "inside"})
-	if !w.pings("203.0.113.80") {
-		t.Error("no answer to a ping outside")
+	for _, more := range [][]string{nil, {"src", clientAddr.String()}} {
+		meddle(more...)
+		w.expect(map[string]string{"203.0.113.80": "outside", "203.0.114.1": "inside"})
+		if !w.pings("203.0.113.80") {
+			t.Error("no answer to a ping outside")
+		}
+	}
+}
+
+// A machine that goes from a network of IPv4 to one of IPv6 finds its gateway there, which has an address of each, and back.
+func TestRoamingToOtherFamily(t *testing.T) {
+	t.Parallel()
+	for _, path := range []system.DataPath{system.Packet, system.Flow} {
+		t.Run(path.String(), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			gateway6, dns6 := netip.MustParseAddr("2001:db8:51::1"), netip.MustParseAddrPort("[2001:db8:53::53]:53")
+			w.outside.set("vpn.example.com", gatewayAddr.Addr().String(), gateway6.String())
+			w.router.IP("addr", "add", dns6.Addr().String()+"/128", "dev", "lo", "nodad")
+			w.router.IP("addr", "add", gateway6.String()+"/128", "dev", "lo", "nodad")
+			pc, err := w.router.ListenPacket("udp", dns6.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer pc.Close()
+			go w.outside.serve(pc)
+			w.write("resolv.conf", "nameserver "+outsideDNS.Addr().String()+"\nnameserver "+dns6.Addr().String()+"\n")
+			w.client.IP("-6", "route", "del", "default")
+			w.client.IP("-6", "addr", "flush", "dev", w.clientIf, "scope", "global")
+			var gw *gatewaytest.Gateway
+			w.router.Do(func() { gw, err = gatewaytest.Start(gatewaytest.Options{Address: ":443", Direct: true}) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { gw.Close() })
+			cfg := w.config()
+			cfg.DataPath = path
+			cfg.KillSwitch = &system.KillSwitch{Reject: true}
+			s := w.open(cfg)
+			tunnel := w.dialVPN(s, gw, "https://vpn.example.com")
+			if st := tunnel.Status(); st.Gateway != gatewayAddr {
+				t.Errorf("status %+v", st)
+			}
+			c, err := w.client.DialContext(t.Context(), "tcp", gw.Echo.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			echoes(t, c)
+
+			other, _ := w.lab.Join(w.client, "2001:db8:8::2/64", w.router, "2001:db8:8::1/64")
+			w.client.IP("-6", "route", "add", "default", "via", "2001:db8:8::1", "dev", other)
+			w.client.IP("link", "set", w.clientIf, "down")
+			eventually(t, 8*time.Second, "the tunnel is on the other network", func() bool {
+				return tunnel.Status().Gateway.Addr() == gateway6 && s.Status().Uplink.Interface == other
+			})
+			echoes(t, c)
+			eventually(t, 5*time.Second, "DTLS follows", func() bool { return tunnel.Status().Path == "dtls" })
+			eventually(t, 5*time.Second, "the routes follow", func() bool { return slices.Equal(s.Status().Gateways, []netip.Addr{gateway6}) })
+
+			w.client.IP("link", "set", w.clientIf, "up")
+			w.client.IP("route", "add", "default", "via", routerAddr.String(), "dev", w.clientIf)
+			w.client.IP("link", "set", other, "down")
+			eventually(t, 8*time.Second, "the tunnel is back", func() bool {
+				return tunnel.Status().Gateway == gatewayAddr && s.Status().Uplink.Interface == w.clientIf
+			})
+			echoes(t, c)
+		})
 	}
 }
 

@@ -78,12 +78,27 @@ func (t *tunnel) describe(lease *transport.Lease, networks []netip.Prefix) error
 	return nil
 }
 
+// tellWhole says once which family is in the tunnel as a whole although the gateway names networks of the other one only.
+// It runs in the goroutine that describes leases.
+func (t *tunnel) tellWhole(lease *transport.Lease) {
+	for i, name := range [...]string{"IPv4", "IPv6"} {
+		v6 := i == 1
+		if t.toldWhole || !hasFamily(lease.Addresses, v6) || hasFamily(lease.Include, v6) || !hasFamily(lease.Include, !v6) ||
+			!slices.Contains(t.in, everything[i]) || slices.Contains(t.in, everything[1-i]) {
+			continue
+		}
+		t.toldWhole = true
+		t.s.log.Warn("all "+name+" goes through the tunnel, since the gateway assigns an "+name+" address and names no "+name+" networks",
+			"here", "exclude "+everything[i].String()+" from the tunnel, or what of it is wanted outside",
+			"at the gateway", "name the "+name+" networks, or assign no "+name+" address and set the client bypass protocol")
+	}
+}
+
 // routes fills in which destinations are reached through the device. The lock of the System is held.
 func (t *tunnel) routes(s *host.Settings) (learned int) {
 	lease := t.lease
-	v4, v6 := hasFamily(lease.Addresses, false), hasFamily(lease.Addresses, true)
 	s.Device, s.Addresses, s.MTU = t.device, lease.Addresses, t.mtu
-	if v6 {
+	if hasFamily(lease.Addresses, true) {
 		s.MTU = max(s.MTU, minMTU6)
 	}
 	if lease.Gateway.IsValid() {
@@ -97,6 +112,12 @@ func (t *tunnel) routes(s *host.Settings) (learned int) {
 		}
 		return 0
 	}
+	return t.divide(s)
+}
+
+// divide fills in which destinations are in the tunnel, outside and nowhere. The lock of the System is held.
+func (t *tunnel) divide(s *host.Settings) (learned int) {
+	v4, v6 := hasFamily(t.lease.Addresses, false), hasFamily(t.lease.Addresses, true)
 	if t.lan {
 		s.Local = host.LocalNetworks
 	}

@@ -35,7 +35,9 @@ type Status struct {
 	Routes   RouteStatus    `json:"routes"`
 	Resolver ResolverStatus `json:"resolver"`
 	Firewall FirewallStatus `json:"firewall"`
-	DataPath DataPathStatus `json:"data_path"`
+	// Desktops are those of the users who were logged in when the tunnel came up, if the gateway says anything of their web proxy.
+	Desktops []DesktopStatus `json:"desktops,omitempty"`
+	DataPath DataPathStatus  `json:"data_path"`
 	// Events are what happened last, the latest at the end, at most 64.
 	Events []Event `json:"events,omitempty"`
 }
@@ -52,7 +54,8 @@ type UplinkStatus struct {
 	Err   string `json:"error,omitempty"`
 }
 
-// A RouteStatus tells what lies where. At most 1000 prefixes are listed of each kind; the numbers count all.
+// A RouteStatus tells what lies where. At most 1000 prefixes are listed of each kind, those first that are all of a family; the numbers
+// count all.
 type RouteStatus struct {
 	// Tunnel, Direct and Blocked are destinations in the tunnel, outside, and those that nothing may be sent to.
 	Tunnel  []netip.Prefix `json:"tunnel,omitempty"`
@@ -64,6 +67,8 @@ type RouteStatus struct {
 	Blocks  int `json:"blocks"`
 	// Learned is how many of them are addresses of names.
 	Learned int `json:"learned"`
+	// Judged says that all packets come to the interface and each flow is judged by these prefixes, and by names, as it begins.
+	Judged bool `json:"judged,omitempty"`
 	// Local says what becomes of connected networks: tunnelled, virtual, networks or routes.
 	Local string `json:"local,omitempty"`
 	// Table is the routing table and Mark the packet mark in use.
@@ -116,12 +121,28 @@ type FirewallStatus struct {
 	Err string `json:"error,omitempty"`
 }
 
+// A DesktopStatus tells what became of the gateway's web proxy on the desktop of a user.
+type DesktopStatus struct {
+	// User is the number of the user.
+	User int `json:"user"`
+	// Applied says that the settings are the gateway's. If they are not, Err is why.
+	Applied bool   `json:"applied"`
+	Err     string `json:"error,omitempty"`
+	// Locked says that the user cannot change them. If the gateway wants that and it is not so, NotLocked is why.
+	Locked    bool   `json:"locked"`
+	NotLocked string `json:"not_locked,omitempty"`
+	// Notes are what else could not be done.
+	Notes []string `json:"notes,omitempty"`
+}
+
 // A DataPathStatus tells which way packets go.
 type DataPathStatus struct {
 	// Configured is the way that was asked for, Path the present one: packet, flow or nowhere, and Reason why.
 	Configured DataPath    `json:"configured"`
 	Path       health.Path `json:"path"`
 	Reason     string      `json:"reason,omitempty"`
+	// FilterOff says that there are rules of the content filter that are not in force, since they are in force on the flow path only.
+	FilterOff bool `json:"filter_off,omitempty"`
 	// Report tells of the parts of the flow path, if there is one: their states, since when, and their last errors.
 	Report *health.Report `json:"report,omitempty"`
 	// Flows is how many there are now.
@@ -148,6 +169,15 @@ func (s *System) Status() Status {
 	if c := s.carrier; t != nil && c.Index != 0 {
 		st.Uplink.Interface, st.Uplink.Kind, st.Uplink.Source = c.Interface, c.Kind.String(), c.Source
 	}
+	if t != nil {
+		st.Desktops = t.desktopStatus()
+	}
+	divided, judged := set, t != nil && t.intercepts
+	if judged {
+		// The routes of the machine say nothing then of where a destination lies.
+		divided = host.Settings{}
+		learned = t.divide(&divided)
+	}
 	s.mu.Unlock()
 	st.Events = s.events.list()
 	st.Firewall.count(ctx, s.firewall)
@@ -158,17 +188,35 @@ func (s *System) Status() Status {
 	}
 	st.Device = t.device
 	st.Addresses, st.MTU, st.Gateways = slices.Clone(set.Addresses), set.MTU, slices.Clone(set.Gateways)
-	st.Routes = routeStatus(set, learned)
+	st.Routes = routeStatus(divided, learned)
+	st.Routes.Judged = judged
 	if t.names != nil {
 		st.Resolver = t.names.status(set)
 	}
 	st.DataPath.fill(t)
+	st.DataPath.FilterOff = s.rules != nil && st.DataPath.Path == health.Packet
 	return st
 }
 
 // routeStatus describes the routes of settings.
 func routeStatus(set host.Settings, learned int) RouteStatus {
-	some := func(list []netip.Prefix) []netip.Prefix { return slices.Clone(list[:min(len(list), maxListed)]) }
+	some := func(list []netip.Prefix) []netip.Prefix {
+		var few []netip.Prefix
+		for _, p := range everything {
+			if slices.Contains(list, p) {
+				few = append(few, p)
+			}
+		}
+		for _, p := range list {
+			if len(few) == maxListed {
+				break
+			}
+			if p.Bits() > 0 {
+				few = append(few, p)
+			}
+		}
+		return few
+	}
 	return RouteStatus{
 		Tunnel: some(set.Tunnel), Direct: some(set.Direct), Blocked: some(set.Blocked),
 		Tunnels: len(set.Tunnel), Directs: len(set.Direct), Blocks: len(set.Blocked),
@@ -254,10 +302,7 @@ func (d *DataPathStatus) fill(t *tunnel) {
 	d.Reason = "it was asked for"
 	switch {
 	case r.Reason != health.None:
-		d.Reason = "the flow path was left: " + r.Reason.String()
-		if r.Part != "" {
-			d.Reason += " in " + r.Part
-		}
+		d.Reason = "the flow path was left, since " + r.Why()
 	case d.Configured == Auto:
 		d.Reason = "the content filter needs it"
 	}

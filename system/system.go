@@ -3,7 +3,6 @@ package system
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"reflect"
@@ -16,7 +15,6 @@ import (
 	"culvert.example/vpn/host"
 	"culvert.example/vpn/host/firewall"
 	"culvert.example/vpn/host/resolver"
-	"culvert.example/vpn/split"
 )
 
 // applyTime is how long a change of the machine may take that nobody has given a time for.
@@ -33,6 +31,7 @@ type System struct {
 	outer  *place        // of the connections to the gateway
 	inner  *place        // of the device
 	shared bool          // both are the same namespace
+	made   []string      // directories that were not there before, the innermost first
 
 	interpose func(flow.Decider) flow.Decider // by tests, in front of the content filter
 
@@ -40,6 +39,7 @@ type System struct {
 	surface  *host.Network // of the connections to the gateway; the machine's if shared
 	resolver *resolver.Resolver
 	firewall *firewall.Firewall
+	desktops *desktops
 
 	stop         context.CancelFunc
 	running      sync.WaitGroup
@@ -131,25 +131,8 @@ func (s *System) apply(ctx context.Context) error {
 	return nil
 }
 
-// Explain tells where a destination lies and by which rule: in the tunnel, outside, or nowhere. Host is a name or an address.
-// Without a tunnel everything is outside.
-func (s *System) Explain(host string) (split.Verdict, error) {
-	s.mu.Lock()
-	t := s.tunnel
-	s.mu.Unlock()
-	if t == nil {
-		return split.Verdict{Way: split.Direct, Rule: "there is no tunnel"}, nil
-	}
-	if addr, err := netip.ParseAddr(host); err == nil {
-		return t.router.Why("", addr.Unmap().WithZone("")), nil
-	}
-	if host == "" || len(host) > 254 {
-		return split.Verdict{}, fmt.Errorf("system: %.40q is neither a name nor an address", host)
-	}
-	return t.router.Why(host, netip.Addr{}), nil
-}
-
-// Close undoes all changes of the machine, except that a locked kill switch stays, and one that policy demands; see [System.Enforce]. Tunnels that use the System fail. It returns
+// Close undoes all changes of the machine, except that a locked kill switch stays, and one that policy demands; see
+// [System.Enforce]. Tunnels that use the System fail. It returns
 // what could not be undone; that stays in the journal.
 func (s *System) Close() error {
 	s.mu.Lock()

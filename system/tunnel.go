@@ -30,6 +30,7 @@ const expireInterval = 5 * time.Second
 type tunnel struct {
 	s      *System
 	device string
+	index  int // of the device
 	tun    *tun.Device
 	router *split.Learned
 	names  *names // nil if the resolver is left alone
@@ -56,6 +57,8 @@ type tunnel struct {
 	noIPv6     bool // the machine has none
 	intercepts bool // all destinations are routed to the device, for the flow path
 	in, out    []netip.Prefix
+
+	toldWhole bool // see tellWhole
 
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -147,9 +150,13 @@ func (t *tunnel) attach(ctx context.Context) error {
 		return fmt.Errorf("system: %w", err)
 	}
 	t.device = t.tun.Name()
+	if t.index, err = s.inner.index(t.device); err != nil {
+		return fmt.Errorf("system: %s: %w", t.device, err)
+	}
 	if err := t.describe(t.given, s.connected()); err != nil {
 		return fmt.Errorf("%w: %w", transport.ErrProtocol, err)
 	}
+	t.tellWhole(t.given)
 	flows := s.cfg.DataPath == Flow || s.cfg.DataPath == Auto && s.cfg.Filter != nil
 	if flows {
 		if err := t.openCrossing(); err != nil {
@@ -233,6 +240,7 @@ func (t *tunnel) adopt(ctx context.Context, lease *transport.Lease) error {
 	if err != nil {
 		return err
 	}
+	t.tellWhole(lease)
 	if t.names != nil {
 		return t.names.configure(ctx, lease)
 	}
@@ -323,7 +331,7 @@ func (t *tunnel) do(todo work, state vpn.State) error {
 	if t.noIPv6 {
 		lease = withoutIPv6(lease)
 	}
-	if todo&workState != 0 && state == vpn.Connected {
+	if todo&(workState|workLease) != 0 && state == vpn.Connected {
 		s.searching = false
 	}
 	s.mu.Unlock()
@@ -336,7 +344,7 @@ func (t *tunnel) do(todo work, state vpn.State) error {
 		}
 	}
 	if todo&workLease != 0 {
-		s.note(Event{Kind: EventLease, What: "the gateway has assigned something else at a reconnect"})
+		s.note(Event{Kind: EventLease, What: "the gateway has assigned something else, or is reached by another address"})
 	}
 	if err := t.apply(ctx); err != nil {
 		return err
@@ -436,13 +444,15 @@ func (t *tunnel) fail(err error) {
 	})
 }
 
-// blame says why the device fails.
-func (t *tunnel) blame(err error) {
+// blame says why the device fails. It reports false if that was said before.
+func (t *tunnel) blame(err error) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.cause == nil {
-		t.cause = err
+	if t.cause != nil {
+		return false
 	}
+	t.cause = err
+	return true
 }
 
 // why returns the reason of an error of the device.
@@ -451,9 +461,18 @@ func (t *tunnel) why(err error) error {
 		return nil
 	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.cause != nil {
-		return t.cause
+	cause := t.cause
+	t.mu.Unlock()
+	switch {
+	case cause != nil:
+		return cause
+	case errors.Is(err, ErrDeleted):
+		// Without its interface the tunnel is over. What led there must not wait until the gateway has been told.
+		err = fmt.Errorf("system: %s: %w by another program", t.device, ErrDeleted)
+		if t.blame(err) {
+			t.s.note(Event{Kind: EventRoutes, What: "another program has deleted the network interface " + t.device + ", which ends the tunnel"})
+			t.fail(err)
+		}
 	}
 	return err
 }

@@ -64,9 +64,10 @@ func (w *world) get(url string) (string, error) {
 
 // A real tunnel, found by its name through a closed kill switch, on both paths, with a link that goes and comes back.
 func TestTunnel(t *testing.T) {
+	leak.Check(t)
 	for _, path := range []system.DataPath{system.Packet, system.Flow} {
 		t.Run(path.String(), func(t *testing.T) {
-			leak.Check(t)
+			t.Parallel()
 			w := newWorld(t)
 			w.outside.set("vpn.example.com", gatewayAddr.Addr().String())
 			gw := w.serveGateway(nil)
@@ -89,9 +90,9 @@ func TestTunnel(t *testing.T) {
 			if _, err := tunnel.DialContext(t.Context(), "tcp", gw.Web.String()); !errors.Is(err, vpn.ErrNoStack) {
 				t.Errorf("DialContext: %v", err)
 			}
-			w.air.forget()
+			w.air.Forget()
 			w.probe()
-			if leaks := w.air.leaks(gatewayOnly...); len(leaks) > 0 {
+			if leaks := w.leaks(gatewayOnly...); len(leaks) > 0 {
 				t.Errorf("left the machine: %v", leaks)
 			}
 

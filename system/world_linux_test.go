@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -15,7 +16,6 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
-	"golang.org/x/sys/unix"
 
 	"culvert.example/vpn"
 	"culvert.example/vpn/internal/netns"
@@ -48,7 +48,7 @@ type world struct {
 	dir            string
 	outside        *zone
 	inside         *zone
-	air            *sniffer
+	air            *netns.Tap // what the router hears from the client
 }
 
 // newWorld builds the world.
@@ -56,7 +56,8 @@ func newWorld(tb testing.TB) *world {
 	tb.Helper()
 	w := &world{tb: tb, lab: netns.New(tb), dir: tb.TempDir(), outside: newZone(), inside: newZone()}
 	w.client, w.router = w.lab.Host("client"), w.lab.Host("router")
-	w.clientIf, _ = w.lab.Join(w.client, clientAddr.String()+"/24 2001:db8:7::2/64", w.router, routerAddr.String()+"/24 2001:db8:7::1/64")
+	var routerIf string
+	w.clientIf, routerIf = w.lab.Join(w.client, clientAddr.String()+"/24 2001:db8:7::2/64", w.router, routerAddr.String()+"/24 2001:db8:7::1/64")
 	w.client.IP("route", "add", "default", "via", routerAddr.String())
 	w.client.IP("-6", "route", "add", "default", "via", "2001:db8:7::1")
 	// The router has every address (ip-route(8), type local).
@@ -88,7 +89,7 @@ func newWorld(tb testing.TB) *world {
 	tb.Cleanup(func() { pc.Close() })
 	go w.outside.serve(pc)
 	eventually(tb, 5*time.Second, "the world is there", func() bool { return w.from("2001:db8:9::1") == "outside" && w.from("192.0.2.1") == "outside" })
-	w.air = sniff(tb, w.router)
+	w.air = w.router.Tap(routerIf)
 	// The resolver of the machine is a file of the test.
 	w.write("resolv.conf", "# home\nnameserver "+outsideDNS.Addr().String()+"\nsearch home.example\n")
 	w.write("nsswitch.conf", "hosts: files dns\n")
@@ -423,94 +424,16 @@ func (w *world) query(server, name string, v6 bool) string {
 	return strings.Join(addrs, " ")
 }
 
-// A sniffer sees all packets that come to the router from the client.
-type sniffer struct {
-	mu   sync.Mutex
-	seen map[string]int // by protocol and destination
-}
+// leaks returns what the router has heard other than what may be, and what is needed to have a link.
+func (w *world) leaks(may ...string) []string { return leaks(w.air, may...) }
 
-// sniff listens on all interfaces of a host (packet(7)).
-func sniff(tb testing.TB, h *netns.Host) *sniffer {
-	tb.Helper()
-	s := &sniffer{seen: make(map[string]int)}
-	var f *os.File
-	h.Do(func() {
-		const all = unix.ETH_P_ALL<<8 | unix.ETH_P_ALL>>8
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, all)
-		if err != nil {
-			tb.Fatal(err)
+// leaks returns where the packets of a Tap went, but for those that may.
+func leaks(air *netns.Tap, may ...string) []string {
+	found := make(map[string]bool)
+	for _, p := range air.Packets() {
+		if !p.Link() && !slices.Contains(may, p.To) {
+			found[p.To] = true
 		}
-		f = os.NewFile(uintptr(fd), "packets")
-	})
-	var wg sync.WaitGroup
-	tb.Cleanup(func() { f.Close(); wg.Wait() })
-	raw, err := f.SyscallConn()
-	if err != nil {
-		tb.Fatal(err)
 	}
-	wg.Go(func() {
-		buf := make([]byte, 1<<16)
-		for {
-			var n int
-			var from unix.Sockaddr
-			var err error
-			if raw.Read(func(fd uintptr) bool {
-				n, from, err = unix.Recvfrom(int(fd), buf, 0)
-				return err != unix.EAGAIN
-			}) != nil || err != nil {
-				return
-			}
-			if l, ok := from.(*unix.SockaddrLinklayer); ok && l.Pkttype == unix.PACKET_HOST {
-				s.see(buf[:n])
-			}
-		}
-	})
-	return s
-}
-
-func (s *sniffer) see(p []byte) {
-	if len(p) < 40 {
-		return
-	}
-	var proto byte
-	var dst netip.Addr
-	rest := p[40:]
-	switch p[0] >> 4 {
-	case 4:
-		proto, dst, rest = p[9], netip.AddrFrom4([4]byte(p[16:])), p[int(p[0]&15)*4:]
-	case 6:
-		proto, dst = p[6], netip.AddrFrom16([16]byte(p[24:]))
-	default:
-		return
-	}
-	key := fmt.Sprintf("%d %s", proto, dst)
-	if (proto == unix.IPPROTO_TCP || proto == unix.IPPROTO_UDP) && len(rest) >= 4 {
-		key = fmt.Sprintf("%s %s", map[byte]string{6: "tcp", 17: "udp"}[proto], netip.AddrPortFrom(dst, uint16(rest[2])<<8|uint16(rest[3])))
-	}
-	s.mu.Lock()
-	s.seen[key]++
-	s.mu.Unlock()
-}
-
-// forget forgets what was seen.
-func (s *sniffer) forget() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	clear(s.seen)
-}
-
-// leaks returns what was seen other than what may be, and neighbour discovery.
-func (s *sniffer) leaks(may ...string) []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var out []string
-	for key := range s.seen {
-		if slices.Contains(may, key) || strings.HasPrefix(key, "58 ") && (strings.Contains(key, "ff02::") || strings.Contains(key, "2001:db8:7::") || strings.Contains(key, "fe80::")) ||
-			strings.HasPrefix(key, "2 ") || strings.HasPrefix(key, "0 ff02") {
-			continue
-		}
-		out = append(out, key)
-	}
-	slices.Sort(out)
-	return out
+	return slices.Sorted(maps.Keys(found))
 }

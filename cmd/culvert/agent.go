@@ -50,22 +50,27 @@ type agent struct {
 	// explain says what becomes of a flow, nil if nobody can.
 	explain func(context.Context, decision.Query) decision.Verdict
 	auto    *automat // what decides by the network, nil if nothing does
+	scripts string   // where the scripts of the user are, "" if they may not run
 
 	mu     sync.Mutex
 	status func() vpn.Status // of the tunnel, nil while there is none
 	err    error             // why there is none
+	proxy  string            // by which the gateway is reached, and why
 }
 
 // A departure is a disconnection that somebody has asked for.
 type departure struct {
 	done chan struct{}
-	err  error // what could not be undone, once done is closed
-	shut bool  // the kill switch stays closed
+
+	// Once done is closed, err is what could not be undone, and locked says that the kill switch stays.
+	err    error
+	locked bool
 }
 
-// departed is the answer to a disconnection. Shut says that the kill switch stays closed.
-type departed struct {
-	Shut bool `json:"shut,omitempty"`
+// A farewellReport answers the one who has asked for a disconnection.
+type farewellReport struct {
+	// Locked says that the kill switch stays closed.
+	Locked bool `json:"locked,omitempty"`
 }
 
 func newAgent(sys controlledMachine, server string) *agent {
@@ -79,17 +84,17 @@ func (g *agent) tunnel(status func() vpn.Status, err error) {
 	g.status, g.err = status, err
 }
 
-// dials says which gateway is dialled.
-func (g *agent) dials(server string) {
+// dials says which gateway is dialled, and through which proxy.
+func (g *agent) dials(server, proxy string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.server = server
+	g.server, g.proxy = server, proxy
 }
 
 // report tells how everything is.
 func (g *agent) report() machineReport {
 	g.mu.Lock()
-	status, err, server := g.status, g.err, g.server
+	status, err, server, proxy := g.status, g.err, g.server, g.proxy
 	g.mu.Unlock()
 	var tunnel *vpn.Status
 	if status != nil {
@@ -99,6 +104,7 @@ func (g *agent) report() machineReport {
 	r := reportOf(tunnel, g.sys.Status())
 	r.PID, r.Started = os.Getpid(), g.started
 	r.govern(g.plan)
+	r.Scripts, r.Proxy = g.scripts, proxy
 	r.Network = g.auto.status()
 	if r.Server == "" {
 		r.Server = server
@@ -140,7 +146,7 @@ func (g *agent) handler(ctx context.Context) http.Handler {
 			refuse(w, d.err)
 			return
 		}
-		answer(w, http.StatusOK, departed{d.shut})
+		answer(w, http.StatusOK, farewellReport{d.locked})
 	})
 	path := func(do func(ctx context.Context, want string) error) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {

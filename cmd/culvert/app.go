@@ -21,8 +21,8 @@ type app struct {
 	rep     *reporter
 	lines   *bufio.Reader
 
-	args    []string // the command line
-	release func()   // tells the process in the foreground that all is up, or nil
+	args    []string     // the command line
+	release func() error // tells the process in the foreground that all is up, or nil
 
 	json    bool
 	quiet   bool

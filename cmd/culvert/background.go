@@ -12,9 +12,11 @@ type exitError struct{ code exitCode }
 func (e *exitError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
 
 // inBackground lets the process in the foreground end, if there is one.
-func (a *app) inBackground() {
-	if a.release != nil {
-		a.release()
-		a.release = nil
+func (a *app) inBackground() error {
+	if a.release == nil {
+		return nil
 	}
+	release := a.release
+	a.release = nil
+	return release()
 }

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/youmark/pkcs8"
 	"software.sslmate.com/src/go-pkcs12"
@@ -103,27 +102,19 @@ func parseKey(file string, b []byte, passphrase func() (string, error)) (crypto.
 
 // loadPKCS12 reads a PKCS#12 file. It is tried without a passphrase first.
 func loadPKCS12(file string, b []byte, passphrase func() (string, error)) (tls.Certificate, error) {
-	key, leaf, chain, err := pkcs12.DecodeChain(b, "")
+	cert, err := decodePKCS12(b, "")
 	if errors.Is(err, pkcs12.ErrIncorrectPassword) {
 		var pass string
 		if pass, err = passphrase(); err != nil {
 			return tls.Certificate{}, err
 		}
-		key, leaf, chain, err = pkcs12.DecodeChain(b, pass)
+		cert, err = decodePKCS12(b, pass)
 	}
 	if errors.Is(err, pkcs12.ErrIncorrectPassword) {
 		return tls.Certificate{}, fmt.Errorf("%s: the passphrase is wrong", file)
 	}
-	if err != nil && strings.Contains(err.Error(), "indefinite length") {
-		// The package reads DER only, and its error has no type.
-		return tls.Certificate{}, fmt.Errorf("%s is PKCS#12 in BER, as Firefox writes it, which is not supported: convert it with openssl pkcs12 -in %s -out FILE.pem", file, file)
-	}
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("%s is neither PEM nor PKCS#12 with one key: %w", file, err)
-	}
-	cert := tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
-	for _, c := range chain {
-		cert.Certificate = append(cert.Certificate, c.Raw)
 	}
 	return cert, checkPair(&cert, file, file)
 }

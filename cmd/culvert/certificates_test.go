@@ -1,16 +1,10 @@
 package main
 
 import (
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
-	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,38 +13,16 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"culvert.example/vpn/internal/issue"
 )
 
-// A signed is a certificate with its key.
-type signed struct {
-	*x509.Certificate
-	key crypto.Signer
-}
-
 // sign makes a certificate that expires after some time; by is nil for one that issues itself.
-func sign(t *testing.T, name, unit string, left time.Duration, ca bool, by *signed) *signed {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name, OrganizationalUnit: []string{unit}},
-		NotBefore: time.Now().Add(-1000 * time.Hour), NotAfter: time.Now().Add(left), IsCA: ca, BasicConstraintsValid: true,
-	}
-	parent, signer := template, crypto.Signer(key)
-	if by != nil {
-		parent, signer = by.Certificate, by.key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &signed{c, key}
+func sign(name, unit string, left time.Duration, ca bool, by *issue.Certificate) *issue.Certificate {
+	return issue.New(x509.Certificate{
+		Subject:   pkix.Name{CommonName: name, OrganizationalUnit: []string{unit}},
+		NotBefore: time.Now().Add(-1000 * time.Hour), NotAfter: time.Now().Add(left), IsCA: ca,
+	}, by)
 }
 
 // save writes a file, and the directories that it is in.
@@ -64,19 +36,6 @@ func save(t *testing.T, perm os.FileMode, text string, elements ...string) strin
 		t.Fatal(err)
 	}
 	return file
-}
-
-func (c *signed) pem() string {
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
-}
-
-func (c *signed) keyPEM(t *testing.T) string {
-	t.Helper()
-	der, err := x509.MarshalPKCS8PrivateKey(c.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
 // runTool runs a program that the test needs.
@@ -98,14 +57,14 @@ func TestCertificateFormats(t *testing.T) {
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }
 	openssl := func(args ...string) { t.Helper(); runTool(t, "openssl", "openssl", args...) }
-	root := sign(t, "root", "", time.Hour, true, nil)
-	middle := sign(t, "middle", "", time.Hour, true, root)
-	save(t, 0o600, root.pem(), in("root.pem"))
-	save(t, 0o600, middle.pem()+root.pem(), in("chain.pem"))
-	save(t, 0o600, sign(t, "other", "", time.Hour, false, nil).keyPEM(t), in("other.key"))
+	root := sign("root", "", time.Hour, true, nil)
+	middle := sign("middle", "", time.Hour, true, root)
+	save(t, 0o600, root.PEM(), in("root.pem"))
+	save(t, 0o600, middle.PEM()+root.PEM(), in("chain.pem"))
+	save(t, 0o600, sign("other", "", time.Hour, false, nil).KeyPEM(), in("other.key"))
 	for _, key := range []struct{ name, make string }{{"ec", "EC -pkeyopt ec_paramgen_curve:P-384"}, {"rsa", "RSA -pkeyopt rsa_keygen_bits:2048"}} {
 		openssl(append(append([]string{"genpkey", "-algorithm"}, strings.Fields(key.make)...), "-out", in(key.name+".key"))...)
-		save(t, 0o600, middle.keyPEM(t), in("middle.key"))
+		save(t, 0o600, middle.KeyPEM(), in("middle.key"))
 		openssl("req", "-new", "-key", in(key.name+".key"), "-subj", "/CN=alice", "-out", in("csr"))
 		openssl("x509", "-req", "-in", in("csr"), "-CA", in("chain.pem"), "-CAkey", in("middle.key"), "-CAcreateserial", "-days", "2", "-out", in(key.name+".pem"))
 		leaf, err := os.ReadFile(in(key.name + ".pem"))
@@ -131,14 +90,17 @@ func TestCertificateFormats(t *testing.T) {
 		openssl("pkcs8", "-topk8", "-in", in(key.name+".key"), "-passout", "pass:right", "-v1", "PBE-SHA1-3DES", "-out", in("pbes1.key"))
 		openssl("pkey", "-traditional", "-aes128", "-in", in(key.name+".key"), "-passout", "pass:right", "-out", in("old.key"))
 		openssl("pkey", "-traditional", "-in", in(key.name+".key"), "-out", in("traditional.key"))
-		save(t, 0o600, string(leaf)+middle.pem()+root.pem(), in("ordered.pem"))
-		save(t, 0o600, root.pem()+middle.pem()+string(leaf)+string(plain), in("reversed.pem"))
+		save(t, 0o600, string(leaf)+middle.PEM()+root.PEM(), in("ordered.pem"))
+		save(t, 0o600, root.PEM()+middle.PEM()+string(leaf)+string(plain), in("reversed.pem"))
 		// NSS takes the file of openssl apart and makes its own.
 		db := "sql:" + in("nss-"+key.name)
 		save(t, 0o600, "db\n", in("nss-"+key.name), "password")
 		runTool(t, "libnss3-tools", "certutil", "-N", "-d", db, "-f", in("nss-"+key.name)+"/password")
 		runTool(t, "libnss3-tools", "pk12util", "-i", in("modern.p12"), "-d", db, "-k", in("nss-"+key.name)+"/password", "-W", "right")
 		runTool(t, "libnss3-tools", "pk12util", "-o", in("nss.p12"), "-n", "alice", "-d", db, "-k", in("nss-"+key.name)+"/password", "-W", "right")
+		runTool(t, "libnss3-tools", "pk12util", "-o", in("nss-empty.p12"), "-n", "alice", "-d", db, "-k", in("nss-"+key.name)+"/password", "-W", "")
+		runTool(t, "libnss3-tools", "pk12util", "-o", in("nss-des.p12"), "-n", "alice", "-d", db, "-k", in("nss-"+key.name)+"/password", "-W", "right",
+			"-c", "PKCS #12 V2 PBE With SHA-1 And 3KEY Triple DES-CBC", "-C", "PKCS #12 V2 PBE With SHA-1 And 40 Bit RC2 CBC", "-M", "SHA-1")
 
 		asked := 0
 		answer := func(password string) func() (string, error) {
@@ -156,7 +118,10 @@ func TestCertificateFormats(t *testing.T) {
 			{"legacy.p12", "", "wrong", 1, "the passphrase is wrong"},
 			{"des.p12", "", "right", 1, ""},
 			{"empty.p12", "", "", 0, ""},
-			{"nss.p12", "", "right", 1, "convert it with openssl pkcs12"},
+			{"nss.p12", "", "right", 1, ""},
+			{"nss.p12", "", "wrong", 1, "the passphrase is wrong"},
+			{"nss-empty.p12", "", "", 0, ""},
+			{"nss-des.p12", "", "right", 1, ""},
 			{"ordered.pem", key.name + ".key", "", 0, ""},
 			{"ordered.pem", "traditional.key", "", 0, ""},
 			{"ordered.pem", "pbes2.key", "right", 1, ""},
@@ -168,6 +133,9 @@ func TestCertificateFormats(t *testing.T) {
 			{"reversed.pem", "", "", 0, ""},
 			{"ordered.pem", "other.key", "", 0, "does not belong to"},
 		} {
+			if key.name == "rsa" && strings.HasPrefix(tt.cert, "nss-") {
+				continue // what differs is not the key, and NSS takes many iterations
+			}
 			asked = 0
 			file := ""
 			if tt.key != "" {
@@ -213,29 +181,29 @@ func TestCertificates(t *testing.T) {
 		t.Skip("the places are those of Linux")
 	}
 	image := t.TempDir()
-	corp := sign(t, "Corp CA", "", 100*24*time.Hour, true, nil)
-	save(t, 0o644, corp.pem(), image, "opt/.cisco/certificates/ca/corp.pem")
+	corp := sign("Corp CA", "", 100*24*time.Hour, true, nil)
+	save(t, 0o644, corp.PEM(), image, "opt/.cisco/certificates/ca/corp.pem")
 	user := image + "/home/alice/.cisco/certificates/client/"
-	put := func(name string, c *signed) {
+	put := func(name string, c *issue.Certificate) {
 		t.Helper()
-		save(t, 0o644, c.pem(), user, name+".pem")
-		save(t, 0o600, c.keyPEM(t), user, "private", name+".key")
+		save(t, 0o644, c.PEM(), user, name+".pem")
+		save(t, 0o600, c.KeyPEM(), user, "private", name+".key")
 	}
-	put("expired", sign(t, "alice-old", "VPN", -time.Hour, false, corp))
-	put("mail", sign(t, "alice-mail", "Mail", 90*24*time.Hour, false, corp))
-	put("short", sign(t, "alice-short", "VPN", 5*24*time.Hour, false, corp))
-	put("long", sign(t, "alice\x1b[2J", "VPN", 20*24*time.Hour, false, corp))
-	save(t, 0o644, sign(t, "keyless", "VPN", 80*24*time.Hour, false, corp).pem(), user, "keyless.pem")
+	put("expired", sign("alice-old", "VPN", -time.Hour, false, corp))
+	put("mail", sign("alice-mail", "Mail", 90*24*time.Hour, false, corp))
+	put("short", sign("alice-short", "VPN", 5*24*time.Hour, false, corp))
+	put("long", sign("alice\x1b[2J", "VPN", 20*24*time.Hour, false, corp))
+	save(t, 0o644, sign("keyless", "VPN", 80*24*time.Hour, false, corp).PEM(), user, "keyless.pem")
 	firefox := filepath.Join(image, "home/alice/.mozilla/firefox")
 	save(t, 0o644, "[Profile0]\nName=default\nIsRelative=1\nPath=p\nDefault=1\n", firefox, "profiles.ini")
 	password := save(t, 0o600, "\n", firefox, "p/password")
 	db := "sql:" + filepath.Join(firefox, "p")
 	runTool(t, "libnss3-tools", "certutil", "-N", "-d", db, "-f", password)
 	runTool(t, "libnss3-tools", "certutil", "-A", "-d", db, "-f", password, "-n", "Firefox CA", "-t", "C,,", "-a", "-i",
-		save(t, 0o644, sign(t, "Firefox CA", "", time.Hour, true, nil).pem(), image, "firefox.pem"))
+		save(t, 0o644, sign("Firefox CA", "", time.Hour, true, nil).PEM(), image, "firefox.pem"))
 	runTool(t, "libnss3-tools", "pk12util", "-d", db, "-k", password, "-W", "x", "-i", func() string {
-		c := sign(t, "alice-firefox", "VPN", 60*24*time.Hour, false, corp)
-		both := save(t, 0o600, c.pem()+c.keyPEM(t), image, "both.pem")
+		c := sign("alice-firefox", "VPN", 60*24*time.Hour, false, corp)
+		both := save(t, 0o600, c.PEM()+c.KeyPEM(), image, "both.pem")
 		runTool(t, "openssl", "openssl", "pkcs12", "-export", "-in", both, "-passout", "pass:x", "-name", "alice-firefox", "-out", image+"/f.p12")
 		return image + "/f.p12"
 	}())

@@ -127,6 +127,14 @@ func (a *app) addClientFlags(cmd *cobra.Command) *clientFlags {
 	return c
 }
 
+// blame returns the error of a login, and says where the password came from that the gateway has refused.
+func (c *clientFlags) blame(err error) error {
+	if rejected := (*login.RejectedError)(nil); c.passwdStdin && errors.As(err, &rejected) {
+		return &refusedError{rejected}
+	}
+	return err
+}
+
 // gatewayArg is the Args of a command that takes GATEWAY, which may also come from --server or a file.
 func gatewayArg(_ *cobra.Command, args []string) error {
 	if len(args) > 1 {
@@ -255,7 +263,7 @@ func (c *clientFlags) vpnConfig(ctx context.Context, a *app) (*vpn.Config, *aske
 func (c *clientFlags) reach(a *app) (*vpn.Config, error) {
 	cfg := *c.base
 	if err := c.upstream.apply(a, c.argv, &cfg); err != nil {
-		return nil, err
+		return nil, forbiddenProxy(c.plan, err)
 	}
 	return &cfg, nil
 }

@@ -60,6 +60,14 @@ func (a *app) loadConfig(flags *pflag.FlagSet) error {
 // fromFile reports whether a flag was set by the configuration file.
 func (a *app) fromFile(name string) bool { return a.inFile[name] }
 
+// said tells where a flag was given.
+func (a *app) said(name string) string {
+	if a.fromFile(name) {
+		return "configuration file " + a.config
+	}
+	return "command line"
+}
+
 func readTOML(file string) (map[string]any, error) {
 	f, err := os.Open(file)
 	if err != nil {

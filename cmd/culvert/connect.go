@@ -25,7 +25,18 @@ gateway and the flags say. It needs root (CAP_NET_ADMIN) and Linux. Every change
 at the end; what a crash leaves is undone by "culvert repair" or the next connect.
 
 SIGINT and SIGTERM log out, undo everything and end the command. SIGHUP does the same without logging out, so that the session can
-be used again with --cookie. SIGUSR1 prints the state, SIGUSR2 checks the paths to the gateway at once.
+be used again with --cookie. SIGUSR1 prints the state, SIGUSR2 checks the paths to the gateway at once. With --background the command returns once the tunnel is up, which then lives in another process.
+
+With --always-on nothing leaves the machine but through the tunnel. Without a tunnel, "closed" keeps it so until "culvert disconnect" or
+"culvert repair", and "open" lifts it. "locked" is "closed" that only root lifts, by "culvert repair" or by connecting without it.
+
+--filter is for the flow path (--data-path). The first rule that a flow matches decides, or else the default, which is to allow:
+
+` + filterExample + `
+A rule has a name, an action (allow, block, or log, which leaves the decision to the next) and conditions, all of which must be
+met: users, programs (a path, or a directory with a final slash), names (with all below; "*.a.example" is all below alone) or prefixes,
+ports, protocols (tcp, udp, icmp) and direction (out, in). With note = true it logs too; with confirmed = true names count only if
+DNS has said so. log_default = true logs what no rule decides. Try it with "culvert policy explain --filter FILE HOST:PORT".
 
 If a profile has EnableScripting, the scripts OnConnect and OnDisconnect run: of the files in /etc/culvert/script, or else in the
 script directory of the Cisco client, the first whose name begins so. They have the rights of the user who has started the command,
@@ -40,8 +51,9 @@ With one of these it only logs in, without root, and prints what it takes to ope
 That session lives until a tunnel uses and ends it, or until the gateway forgets it. For traffic without root see "culvert proxy".
 
 GATEWAY may be the name of an entry of a VPN profile, --profile or one in the usual places. Its address, group, backup servers and
-settings count then. Without GATEWAY it is the entry that was used last or else the first one, or with EnableAutomaticServerSelection
-the one that answers fastest. The local policy counts whenever there is one. See "culvert policy explain" and "culvert profile effective".
+settings count then. If there are entries, the name of a host needs a dot, or https:// in front. Without GATEWAY it is the entry that
+was used last or else the first one, or with EnableAutomaticServerSelection the one that answers fastest. The local policy counts
+whenever there is one. See "culvert policy explain" and "culvert profile effective".
 
 ` + exitHelp,
 		Example: `  sudo culvert connect -u alice vpn.example.com
@@ -91,13 +103,14 @@ func (a *app) runConnect(ctx context.Context, c *clientFlags, args []string, coo
 	if err := newDoorkeeper(c.plan, split.Rules{}, nil).admit(ctx); err != nil {
 		return err
 	}
-	cfg, _, err := c.vpnConfig(ctx, a)
-	if err != nil {
+	if _, _, err := c.vpnConfig(ctx, a); err != nil {
 		return err
 	}
-	a.reporter().say(event{Event: "tunnel", State: "connecting", Gateway: server}, "to %s", oneLine(server))
-	ticket, err := vpn.Authenticate(ctx, server, cfg)
-	if err != nil {
+	var ticket *vpn.Ticket
+	if err := c.each(a, server, func(server string, cfg *vpn.Config) (err error) {
+		ticket, err = vpn.Authenticate(ctx, server, cfg)
+		return err
+	}); err != nil {
 		return err
 	}
 	for _, text := range []string{oneLine(ticket.Banner), oneLine(ticket.Message)} {

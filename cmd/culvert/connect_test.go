@@ -57,6 +57,11 @@ func TestConnect(t *testing.T) {
 		t.Errorf("cookieonly: %+v", got)
 	}
 
+	got = culvert(t, "no\n", args("--cookieonly", "-q", "--servercert", pin, gw.URL)...)
+	if want := "culvert: error: the gateway refused the user name or the password, which was read from standard input: "; got.code != exitLogin ||
+		!strings.HasPrefix(got.stderr, want) || !strings.Contains(got.stderr, "Login failed.") || strings.Count(got.stderr, "\n") != 1 {
+		t.Errorf("wrong password: %+v", got)
+	}
 	for _, tt := range []struct {
 		name, stdin string
 		args        []string

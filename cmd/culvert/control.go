@@ -35,6 +35,9 @@ const (
 	connectSocket = "connect.sock"
 )
 
+// rootSockets is the directory of the sockets of root.
+const rootSockets = "/run/culvert"
+
 // maxControl bounds what goes over the control socket, in bytes.
 const maxControl = 16 << 20
 
@@ -42,7 +45,7 @@ const maxControl = 16 << 20
 func controlPaths(getenv func(string) string, name string) []string {
 	var paths []string
 	if os.Getuid() == 0 {
-		paths = append(paths, filepath.Join("/run/culvert", name))
+		paths = append(paths, filepath.Join(rootSockets, name))
 	}
 	if dir := getenv("XDG_RUNTIME_DIR"); dir != "" {
 		paths = append(paths, filepath.Join(dir, "culvert", name))
@@ -149,12 +152,15 @@ func dialControl(path string, getenv func(string) string) (*controlClient, error
 }
 
 // dialControlAt finds the process that answers at one of the paths. If nobody does since there is none, the error matches
-// errNotRunning.
+// errNotRunning; if it is not for this user to ask there, it is a *closedSocketError.
 func dialControlAt(command string, paths []string) (*controlClient, error) {
 	var errs []error
 	absent := true
 	for _, p := range paths {
 		c, err := net.DialTimeout("unix", p, 2*time.Second)
+		if errors.Is(err, os.ErrPermission) {
+			return nil, &closedSocketError{command, p}
+		}
 		if err != nil {
 			errs = append(errs, err)
 			absent = absent && (errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED))

@@ -5,11 +5,13 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"culvert.example/vpn/internal/ocserv"
+	"culvert.example/vpn/system"
 )
 
 // TestDataPath has a machine leave the flow path for the packet path, and go back, with the same session.
@@ -18,13 +20,24 @@ func TestDataPath(t *testing.T) {
 	m := newMachine(t, taste{lines: splitLines})
 	rules := "default = 'allow'\n[[rules]]\nname = 'no telnet'\naction = 'block'\nports = ['23']\n"
 	m.write("/etc/rules.toml", rules)
-	p := m.connect("--data-path", "flow", "--filter", "/etc/rules.toml")
+	p := m.start("pass\n", m.connectArgs("--data-path", "flow", "--filter", "/etc/rules.toml")...)
+	var told int
+	e := p.wait(&told, "the machine uses the tunnel", func(e event) bool { return e.Event == "system" && e.State == "connected" })
+	if slices.Contains(e.Routes, netip.MustParsePrefix("0.0.0.0/0")) || !slices.Contains(e.Routes, netip.MustParsePrefix("192.168.77.0/24")) {
+		t.Errorf("in the tunnel is %v", e.Routes)
+	}
 	m.eventually(5*time.Second, "the flow path is confirmed", func() bool { return m.culvert("data-path", "confirm", "flow").code == exitOK })
 	m.splitsOnFlowPath()
 	session := m.session()
+	if got := m.culvert("status"); !strings.Contains(got.out, "each is judged by this as it begins\n") || !regexp.MustCompile(`(?m)^In tunnel .*192\.168\.77\.0/24`).MatchString(got.out) {
+		t.Errorf("status: %+v", got)
+	}
+	if got := m.culvert("policy", "explain", ocserv.Inside.String()+":23"); got.code != exitFailed || !strings.Contains(got.out, "no telnet = block (flow rules /etc/rules.toml): the flow is blocked => block") {
+		t.Errorf("explain: %+v", got)
+	}
 
 	begin := time.Now()
-	if got := m.culvert("data-path", "failover"); got.code != exitOK || !strings.Contains(got.out, "packet since") {
+	if got := m.culvert("data-path", "failover"); got.code != exitOK || !strings.Contains(got.out, "packet for") || !strings.Contains(got.out, "the content filter is NOT in force") {
 		t.Errorf("failover: %+v", got)
 	}
 	to := netip.AddrPortFrom(ocserv.Inside, 80).String()
@@ -48,6 +61,21 @@ func TestDataPath(t *testing.T) {
 	if r.DataPath.Path != "packet" || r.DataPath.Revert == "" || r.DataPath.Failovers != 1 || r.State != "connected" {
 		t.Errorf("%+v", r.DataPath)
 	}
+	p.wait(&told, "the content filter is off", func(e event) bool {
+		return e.Kind == "data-path" && strings.Contains(e.Message, "content filter is not in force")
+	})
+	if got := m.culvert("status"); !strings.Contains(got.out, "the content filter is NOT in force") || !r.DataPath.FilterOff {
+		t.Errorf("status: %+v", got)
+	}
+	got := m.culvert("policy", "explain", ocserv.Inside.String()+":23")
+	for _, want := range []string{
+		"/tcp: tunnel\n", "no telnet = block (flow rules /etc/rules.toml): the rules are not in force: packets take the packet path", "until: culvert data-path revert; otherwise they would block this",
+		" => tunnel\n", "whenever the tunnel is down: direct\n", "--always-on: it is not given",
+	} {
+		if got.code != exitOK || !strings.Contains(got.out, want) {
+			t.Errorf("explain: %+v, want %s", got, want)
+		}
+	}
 	if got := m.culvert("data-path", "confirm", "packet"); got.code != exitOK {
 		t.Errorf("confirm packet: %+v", got)
 	}
@@ -66,6 +94,15 @@ func TestDataPath(t *testing.T) {
 	m.splitsOnFlowPath()
 	if now := m.session(); now != session {
 		t.Errorf("the session at the gateway is %s, and was %s", now, session)
+	}
+	var path []string
+	for _, e := range m.report().Events {
+		if e.Kind == system.EventDataPath {
+			path = append(path, e.What)
+		}
+	}
+	if want := []string{"packets take the flow path", "packets take the packet path, since somebody wanted it so; the content filter is not in force there, until: " + "culvert data-path revert", "packets take the flow path"}; !slices.Equal(path, want) {
+		t.Errorf("it tells of the path %q", path)
 	}
 	if r = m.report(); len(r.DataPath.Components) != 3 {
 		t.Errorf("%+v", r.DataPath)

@@ -41,14 +41,36 @@ func (m *machine) logOn() (off func()) {
 	return off
 }
 
+// gsettings runs the program of that name for the user, and returns its last line: dconf warns in front of it where there is room
+// for locks and there are none.
+func (m *machine) gsettings(args ...string) (string, error) {
+	out, err := m.try("setpriv", append(append(nobodys[:len(nobodys):len(nobodys)], "gsettings"), args...)...)
+	out = strings.TrimSpace(out)
+	return out[strings.LastIndexByte(out, '\n')+1:], err
+}
+
 // proxy returns what programs of the user see.
 func (m *machine) proxy() string {
 	m.t.Helper()
 	var all []string
 	for _, key := range []string{"mode", "autoconfig-url"} {
-		all = append(all, strings.TrimSpace(m.run("setpriv", append(nobodys[:len(nobodys):len(nobodys)], "gsettings", "get", "org.gnome.system.proxy", key)...)))
+		got, err := m.gsettings("get", "org.gnome.system.proxy", key)
+		if err != nil {
+			m.t.Fatal(err, got)
+		}
+		all = append(all, got)
 	}
 	return strings.Join(all, " ")
+}
+
+// locked reports whether the user can change what proxy shows.
+func (m *machine) locked() bool {
+	m.t.Helper()
+	got, err := m.gsettings("writable", "org.gnome.system.proxy", "mode")
+	if err != nil {
+		m.t.Fatal(err, got)
+	}
+	return got == "false"
 }
 
 // TestDesktopProxy gives a desktop the proxy of the gateway, and takes it back at every kind of end.
@@ -73,8 +95,8 @@ func TestDesktopProxy(t *testing.T) {
 	}
 	same := func(when string) {
 		t.Helper()
-		if got := m.proxy(); got != fresh {
-			t.Errorf("%s the settings are %s, not %s", when, got, fresh)
+		if got := m.proxy(); got != fresh || m.locked() {
+			t.Errorf("%s the settings are %s, not %s; locked: %v", when, got, fresh, m.locked())
 		}
 	}
 	connect := func(args ...string) *process {
@@ -84,21 +106,63 @@ func TestDesktopProxy(t *testing.T) {
 		return p
 	}
 
+	// What the desktop says counts for the way to the gateway too, where the profile says so.
+	native := m.named(m.profileOf("<ProxySettings>Native</ProxySettings>"))
+	for _, c := range []struct{ key, value, want string }{
+		{"org.gnome.system.proxy autoconfig-url", "http://mine.example/proxy.pac", ""},
+		{"org.gnome.system.proxy mode", "auto", "the settings of the desktop name the PAC file http://mine.example/proxy.pac"},
+		{"org.gnome.system.proxy.https host", "10.98.0.1", ""},
+		{"org.gnome.system.proxy.https port", "9", ""},
+		{"org.gnome.system.proxy mode", "manual", "proxy http://10.98.0.1:9"},
+	} {
+		if got, err := m.gsettings(append([]string{"set"}, strings.Fields(c.key+" "+c.value)...)...); err != nil {
+			t.Fatal(err, got)
+		}
+		if c.want == "" {
+			continue
+		}
+		if got := m.culvertWith("pass\n", native...); got.code == exitOK || !strings.Contains(got.stderr, c.want) {
+			t.Errorf("%s: %+v", c.want, got)
+		}
+	}
+	for _, schema := range []string{"org.gnome.system.proxy", "org.gnome.system.proxy.https"} {
+		if got, err := m.gsettings("reset-recursively", schema); err != nil {
+			t.Fatal(err, got)
+		}
+	}
+	same("again")
+
 	p := connect()
 	if got := m.proxy(); got != want {
 		t.Errorf("programs see %s", got)
 	}
+	if got := m.culvert("status"); !strings.Contains(got.out, "the desktop of user 65534 has the gateway's") || !strings.Contains(got.out, "no line system-db:culvert") {
+		t.Errorf("without room for locks: %+v", got)
+	}
 	terminated(t, m, p)
 	same("after the end")
 
+	// From here on the administrator has made room for locks.
+	m.run("mkdir", "-p", "/etc/dconf/profile", "/etc/dconf/db")
+	m.write("/etc/dconf/profile/user", "user-db:user\nsystem-db:culvert\n")
+
 	p = connect("--no-desktop-proxy")
 	same("with --no-desktop-proxy")
+	if got := m.culvert("status"); strings.Contains(got.out, "\nWeb proxy ") {
+		t.Errorf("the status tells of desktops: %+v", got)
+	}
 	terminated(t, m, p)
 
-	p = connect()
-	m.kill(p)
-	if got := m.proxy(); got != want {
-		t.Errorf("after kill -9 programs see %s", got)
+	// What one that was killed has left is undone by the next one, before it makes its own changes.
+	for _, when := range []string{"once", "twice"} {
+		p = connect()
+		if got := m.culvert("status"); !strings.Contains(got.out, "which the user cannot change") {
+			t.Errorf("with room for locks: %+v", got)
+		}
+		m.kill(p)
+		if got := m.proxy(); got != want || !m.locked() {
+			t.Errorf("after kill -9, %s, programs see %s, locked %v", when, got, m.locked())
+		}
 	}
 	if got := m.culvert("repair"); got.code != exitOK || !strings.Contains(got.out, "undone:           settings of the desktop") {
 		t.Errorf("repair: %+v", got)
@@ -110,6 +174,9 @@ func TestDesktopProxy(t *testing.T) {
 	p = connect()
 	off()
 	terminated(t, m, p)
+	if out, err := m.try("test", "-e", "/etc/dconf/db/culvert"); err == nil {
+		t.Errorf("the locks, which need no session, are still there %s", out)
+	}
 	if got := m.culvert("repair"); got.code != exitOK || !strings.Contains(got.out, "not possible yet: settings of the desktop") {
 		t.Errorf("repair without a session: %+v", got)
 	}

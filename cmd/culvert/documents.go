@@ -29,7 +29,7 @@ type documentFlags struct {
 }
 
 func (f *documentFlags) add(flags *pflag.FlagSet) {
-	flags.StringVar(&f.profileFile, "profile", "", "the VPN profile is in `FILE` instead of the usual places")
+	flags.StringVar(&f.profileFile, "profile", "", "the VPN profile is `FILE|NAME`, where a name is that of a file in the usual places, instead of all in those")
 	flags.StringVar(&f.localFile, "local-policy", "", "the local policy is in `FILE` instead of the usual places")
 	flags.StringVar(&f.root, "document-root", "", "look for documents below `DIR`, such as the image of a system")
 }
@@ -48,13 +48,8 @@ func (a *app) documents(f *documentFlags, host string) (*plan.Plan, error) {
 	}
 	return plan.New(host, docs, plan.Environment{
 		System: runtime.GOOS, WholeMachine: f.machine, Administrator: os.Geteuid() == 0, FIPS: fips140.Enabled() || f.lenient, Message: message,
-		Unavailable: unavailable(),
+		Unavailable: unavailable(f.machine),
 	})
-}
-
-// unavailable are the features that this command does not carry out, by the paths of their settings, with the reasons.
-func unavailable() map[string]string {
-	return map[string]string{"PPPExclusion": "this client does not look for PPP connections; name their server with --exclude"}
 }
 
 // readDocuments reads the documents. A local policy that cannot be acted upon is an error, because it would restrict; so is a
@@ -83,7 +78,7 @@ func (a *app) readDocuments(f *documentFlags) (plan.Documents, error) {
 	}
 
 	if f.profileFile != "" {
-		p, err := profile.Load(f.profileFile, trusted)
+		p, err := profile.Load(a.profileFile(f), trusted)
 		if err != nil {
 			return docs, asUsage(a.invalid("--profile: it cannot be used", err))
 		}

@@ -15,6 +15,7 @@ import (
 
 	"culvert.example/vpn/policy"
 	"culvert.example/vpn/policy/document"
+	"culvert.example/vpn/policy/local"
 	"culvert.example/vpn/policy/plan"
 	"culvert.example/vpn/policy/preferences"
 )
@@ -257,8 +258,11 @@ func TestFIPSChild(t *testing.T) {
 	if os.Getenv("CULVERT_TEST_FIPS") == "" {
 		return // it has nothing to test by itself
 	}
-	p, _ := plan.New("gw.example", plan.Documents{}, plan.Environment{System: runtime.GOOS})
-	p.TLS.FIPS = true
+	demands, _, err := local.Parse("policy.xml", []byte(localPolicy("<FipsMode>true</FipsMode>")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, _ := plan.New("gw.example", plan.Documents{Local: demands, LocalPath: "policy.xml"}, plan.Environment{System: runtime.GOOS})
 	if err := enterFIPS(p, self(t), os.Args, os.Environ()); err != nil {
 		fmt.Println("error:", err)
 		return
@@ -283,7 +287,7 @@ func TestFIPS(t *testing.T) {
 	if out := child(""); !strings.Contains(out, "enabled: true") {
 		t.Errorf("it is not in FIPS mode: %s", out)
 	}
-	if out := child("fips140=off"); !strings.Contains(out, "error: the local policy demands FIPS 140-3 mode (FipsMode)") {
+	if out := child("fips140=off"); !strings.Contains(out, "error: FipsMode (local policy policy.xml:2:1): ") {
 		t.Errorf("it was switched off: %s", out)
 	}
 	p, _ := plan.New("gw.example", plan.Documents{}, plan.Environment{System: runtime.GOOS})

@@ -14,6 +14,7 @@ import (
 	"culvert.example/vpn/gateway"
 	"culvert.example/vpn/proxy"
 	"culvert.example/vpn/system"
+	"culvert.example/vpn/transport/login"
 	"culvert.example/vpn/transport/trust"
 )
 
@@ -69,6 +70,17 @@ func asUsage(err error) error {
 	return &usageError{err: err}
 }
 
+// A refusedError is a login that the gateway has refused with a password from standard input.
+type refusedError struct{ *login.RejectedError }
+
+// Error implements error.
+func (e *refusedError) Error() string {
+	return fmt.Sprintf("the gateway refused the user name or the password, which was read from standard input: %s says %.400q", e.Gateway, e.Said)
+}
+
+// Unwrap returns the cause.
+func (e *refusedError) Unwrap() error { return e.RejectedError }
+
 // codeOf returns the exit status for an error.
 func codeOf(err error) exitCode {
 	var usage *usageError
@@ -107,6 +119,7 @@ func hint(err error) string {
 	var untrusted *trust.Error
 	var dns *net.DNSError
 	var absent *notRunningError
+	var closed *closedSocketError
 	switch {
 	case errors.As(err, &usage):
 		if usage.hint == "" {
@@ -141,10 +154,15 @@ func hint(err error) string {
 	case errors.Is(err, errors.ErrUnsupported) && runtime.GOOS != "linux":
 		return "A machine can use a tunnel only on Linux. For traffic through a proxy use\n    culvert proxy GATEWAY"
 	case errors.As(err, &absent):
-		if absent.left {
+		switch {
+		case absent.left:
 			return "Undo them with: sudo culvert repair"
+		case absent.unknown:
+			return "Ask as root: sudo culvert status"
 		}
 		return ""
+	case errors.As(err, &closed):
+		return "Ask as root, with sudo in front of the command, as in: sudo culvert status"
 	case errors.As(err, &dns):
 		return "Check the name of the gateway, or give its address with --resolve HOST:IP."
 	case errors.Is(err, syscall.ECONNREFUSED) && dialFailed(err):

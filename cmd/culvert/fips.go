@@ -2,7 +2,6 @@ package main
 
 import (
 	"crypto/fips140"
-	"errors"
 	"strings"
 
 	"culvert.example/vpn/policy/plan"
@@ -35,7 +34,7 @@ func fipsEnvironment(env []string) ([]string, bool) {
 }
 
 // enterFIPS starts the command again, in the place of this process, if the local policy demands FIPS 140-3 mode and the process is not
-// in it. It returns nil if there is nothing to do, an error that says why it cannot be done, and otherwise not at all. It must be
+// in it. It returns nil if there is nothing to do, the refusal of FipsMode if it cannot be done, and otherwise not at all. It must be
 // called before anything has been changed or opened.
 func enterFIPS(p *plan.Plan, exe string, args, env []string) error {
 	if p == nil || !p.TLS.FIPS || fips140.Enabled() {
@@ -43,7 +42,12 @@ func enterFIPS(p *plan.Plan, exe string, args, env []string) error {
 	}
 	again, ok := fipsEnvironment(env)
 	if !ok {
-		return errors.New("the local policy demands FIPS 140-3 mode (FipsMode), and GODEBUG in the environment switches it off; remove fips140 from there")
+		return p.TLS.Refuse("the cryptography of this process must be in FIPS 140-3 mode, and GODEBUG in the environment switches that off; remove fips140 from there")
 	}
-	return replaceProcess(exe, args, again)
+	if err := replaceProcess(exe, args, again); err != nil {
+		r := p.TLS.Refuse("the command could not be started again in FIPS 140-3 mode: %v; set GODEBUG=%s in its environment", err, fipsSetting)
+		r.Err = err
+		return r
+	}
+	return nil
 }

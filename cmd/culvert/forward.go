@@ -123,7 +123,7 @@ func (a *app) forwarder(dial dialFunc, logger *slog.Logger) *proxy.Server {
 			conn, err := dial(ctx, network, address)
 			if err != nil && !errors.Is(ctx.Err(), context.Canceled) {
 				text := oneLine(plainText(err))
-				r.say(event{Event: "forward", State: "failed", Target: address, Error: text}, "%s: %s", address, text)
+				r.say(event{Event: "forward", State: "failed", Target: address, Error: text}, "failed to reach %s: %s", address, text)
 			}
 			return conn, err
 		},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"os"
 	"runtime"
@@ -12,9 +13,7 @@ import (
 	"time"
 
 	"culvert.example/vpn"
-	"culvert.example/vpn/flow/filter"
-	"culvert.example/vpn/policy"
-	"culvert.example/vpn/policy/decision"
+	"culvert.example/vpn/policy/document"
 	"culvert.example/vpn/policy/network/selection"
 	"culvert.example/vpn/policy/plan"
 	"culvert.example/vpn/policy/preferences"
@@ -40,6 +39,11 @@ func (c *clientFlags) govern(a *app, args []string, machine bool) error {
 	if errors.Is(err, plan.ErrNoHost) {
 		return nil // what is missing is said where the gateway is needed
 	}
+	if p != nil {
+		if err := c.notListed(p, c.typed(args)); err != nil {
+			return err
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -61,6 +65,32 @@ func listedName(profiles *profile.Collection, name string) string {
 		host = before
 	}
 	return strings.TrimSuffix(host, ":443")
+}
+
+// notListed refuses a name that is like those of entries and that no profile lists, which would otherwise be looked up as that of a host.
+// Who means a host writes a dot, a colon or a URL.
+func (c *clientFlags) notListed(p *plan.Plan, typed string) error {
+	profiles := p.Documents.Profiles
+	hosts := profiles.Hosts()
+	if p.Listed || typed == "" || len(hosts) == 0 || strings.ContainsAny(typed, ".:") {
+		return nil
+	}
+	name := listedName(profiles, typed)
+	names := make([]string, len(hosts))
+	for i, h := range hosts {
+		names[i] = h.Name
+	}
+	const most = 10
+	entries := strings.Join(names[:min(most, len(names))], ", ")
+	if more := len(names) - most; more > 0 {
+		entries += fmt.Sprintf(" and %d more", more)
+	}
+	hint := "For a host of that name write https://" + oneLine(name) + "."
+	if near := document.Nearest(name, names); near != "" {
+		hint = fmt.Sprintf("Did you mean %q? ", near) + hint
+	}
+	return &usageError{hint: hint, err: fmt.Errorf("%q is no entry of %s, whose entries are %s", name,
+		cmp.Or(c.documents.profileFile, "the VPN profiles of this machine"), oneLine(entries))}
 }
 
 // listedURL returns the URL of a gateway, which stands for the entry with that name, or "" for the one that was chosen.
@@ -110,6 +140,9 @@ func (c *clientFlags) obey(ctx context.Context, a *app, cfg *vpn.Config, ask *as
 	if err := planFlags(p, c); err != nil {
 		return err
 	}
+	if !c.documents.machine {
+		c.heedDesktop(a)
+	}
 	_, problems, err := a.planConfig(p, &c.documents, c, cfg)
 	for _, problem := range problems {
 		a.reporter().warn("certificates: %s", oneLine(problem.Error()))
@@ -120,7 +153,11 @@ func (c *clientFlags) obey(ctx context.Context, a *app, cfg *vpn.Config, ask *as
 	if c.certificate == "" {
 		cfg.TLS.GetClientCertificate = c.identify(ctx, a, ask)
 	}
-	if p.Profile != nil && !p.Reconnect.Automatic {
+	if p.Profile == nil {
+		return nil
+	}
+	cfg.LoginTimeout, cfg.IPProtocols = p.AuthenticationTimeout, p.IPProtocols
+	if !p.Reconnect.Automatic {
 		// The first moment without a connection is the end of the tunnel.
 		cfg.ReconnectTimeout = time.Millisecond
 	}
@@ -155,20 +192,36 @@ func (m *machineFlags) obey(a *app, p *plan.Plan, cfg *system.Config) error {
 	}
 	if cfg.LocalLAN == system.Yes || cfg.KillSwitch != nil && cfg.KillSwitch.LocalLAN {
 		if v, ok := p.Effective.Get("LocalLanAccess"); ok && v.Value != "true" && !v.UserControllable {
-			at := policy.RefusedError{Document: p.Document(false), Setting: v.Path, Value: v.Value, Reason: "the user may not choose this; leave out --local-lan"}
-			if v.Where != nil {
-				at.Line, at.Column = v.Where.Line, v.Where.Column
-			}
-			return &at
+			return p.Refuse(v.Path, "the user may not choose this; leave out --local-lan")
 		}
 	}
 	if k := killSwitch(a, p); k != nil && (cfg.KillSwitch == nil || cfg.KillSwitch.Open || !k.Open) {
 		cfg.KillSwitch = k
+	} else if k != nil && k.Locked {
+		cfg.KillSwitch.Locked = true
 	}
 	if cfg.LocalLAN == system.AsGateway && !p.LocalLAN {
 		cfg.LocalLAN = system.No
 	}
+	servers, err := pppExclusion(p.PPP)
+	if err != nil {
+		return p.Refuse("PPPExclusion", err.Error())
+	}
+	for _, s := range servers {
+		cfg.User.Exclude = append(cfg.User.Exclude, netip.PrefixFrom(s, s.BitLen()))
+	}
 	return nil
+}
+
+// pppExclusion returns the servers of PPP connections that stay out of the tunnel.
+func pppExclusion(p plan.PPP) ([]netip.Addr, error) {
+	switch {
+	case p.Choice == profile.PPPAutomatic:
+		return pppServers()
+	case p.Choice == profile.PPPOverride && p.Server.IsValid():
+		return []netip.Addr{p.Server.Unmap().WithZone("")}, nil
+	}
+	return nil, nil
 }
 
 // offer hands over an error unless there is one already.
@@ -181,12 +234,7 @@ func offer(to chan<- error, err error) {
 
 // asleep is why a tunnel ends whose machine was asleep.
 func asleep(p *plan.Plan) error {
-	r := &policy.RefusedError{Document: p.Document(false), Setting: "AutoReconnectBehavior", Value: "DisconnectOnSuspend",
-		Reason: "the machine was asleep, and the tunnel ends with that"}
-	if v, ok := p.Effective.Get("AutoReconnect/AutoReconnectBehavior"); ok && v.Where != nil {
-		r.Line, r.Column = v.Where.Line, v.Where.Column
-	}
-	return r
+	return p.Refuse("AutoReconnect/AutoReconnectBehavior", "the machine was asleep, and the tunnel ends with that")
 }
 
 // dialAny opens a tunnel to the gateway, or to the first of its backups that can be reached.
@@ -242,9 +290,11 @@ func (u *usage) dialServer(ctx context.Context, server, name string, ticket *vpn
 		return nil, ending{err: err}
 	}
 	cfg.Ticket = ticket
-	u.agent.dials(server)
-	u.app.reporter().say(event{Event: "tunnel", State: "connecting", Gateway: server}, "to %s", oneLine(server))
-	return u.dial(ctx, server, cfg)
+	u.agent.dials(server, u.flags.upstream.choice)
+	u.app.reporter().say(event{Event: "tunnel", State: "connecting", Gateway: server}, "connecting to %s", oneLine(server))
+	t, end := u.dial(ctx, server, cfg)
+	end.err = u.flags.explained(end.err)
+	return t, end
 }
 
 // govern says which documents are in force.
@@ -252,12 +302,14 @@ func (r *machineReport) govern(p *plan.Plan) {
 	if p == nil {
 		p, _ = plan.New("", plan.Documents{}, plan.Environment{System: runtime.GOOS, WholeMachine: true})
 	}
-	r.Profile, r.LocalPolicy, r.Features = p.Document(false), p.Document(true), p.Features
+	r.Profile, r.LocalPolicy, r.Features, r.Ignored = p.Document(false), p.Document(true), p.Features, p.Ignored
 }
 
 // documents prints which documents are in force, and the features that need a profile.
 func (p *page) documents(r *machineReport) {
 	p.line("Documents", "%s", strings.Join(nonEmpty(r.Profile, r.LocalPolicy), ", "))
+	p.line("Scripts", "%s", r.Scripts)
+	p.line("By proxy", "%s", r.Proxy)
 	if n := r.Network; n != nil {
 		p.line("Network", "%s", n.text())
 	}
@@ -277,6 +329,11 @@ func (p *page) documents(r *machineReport) {
 		p.line(label, "%s: %s%s%s", f.Name, f.State, orNothing(" = ", f.Value), orNothing(", ", f.Why))
 		label = ""
 	}
+	label = "No effect"
+	for _, line := range unapplied(r.Ignored, true) {
+		p.line(label, "%s", line)
+		label = ""
+	}
 }
 
 // nonEmpty returns those that are not empty.
@@ -287,20 +344,4 @@ func nonEmpty(all ...string) (some []string) {
 		}
 	}
 	return some
-}
-
-// explainer returns what says of a flow what becomes of it on this machine, and why.
-func explainer(p *plan.Plan, sys *system.System, rules *filter.Config, file string, auto *automat) (func(context.Context, decision.Query) decision.Verdict, error) {
-	var compiled *filter.Rules
-	if rules != nil {
-		var err error
-		if compiled, err = filter.Compile(*rules); err != nil {
-			return nil, err
-		}
-	}
-	return func(_ context.Context, q decision.Query) decision.Verdict {
-		in := machineInputs(p, sys, compiled, file)
-		in.Network = auto.decided()
-		return decision.Judge(in, q)
-	}, nil
 }

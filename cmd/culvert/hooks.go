@@ -24,8 +24,11 @@ import (
 // hooksPatience is how long the end of the command waits for OnDisconnect.
 const hooksPatience = 10 * time.Second
 
-// errNobody means that there is no user whose scripts could run.
-var errNobody = errors.New("it is not known for which user, and they do not run as root; start the command with sudo, or from a user's session")
+// errNobody means that there is no user whose scripts could run, errNotYet that there may be one later.
+var (
+	errNobody = errors.New("it is not known for which user, and they do not run as root; start the command with sudo, or from a user's session")
+	errNotYet = errors.New("nobody has logged on yet")
+)
 
 // hooks run the scripts OnConnect and OnDisconnect of the user, if the profile lets them: once for each session with the gateway,
 // however often its connection is made again. A nil one runs nothing.
@@ -38,11 +41,11 @@ type hooks struct {
 
 	mu    sync.Mutex
 	lease *transport.Lease
+	run   *script.Hooks // nil until it is known whose scripts they are
 
 	over    chan struct{} // closed by finish
 	ending  sync.Once
 	tunnels sync.WaitGroup
-	run     *script.Hooks // nil before the first tunnel
 }
 
 // newHooks returns those of the plan, nil if it has none.
@@ -94,54 +97,115 @@ func (s hooked) Attach(ctx context.Context, link vpn.SystemLink) (vpn.SystemDevi
 	return s.System.Attach(ctx, link)
 }
 
-// connected runs OnConnect beside a tunnel that has come up, and OnDisconnect when it has ended. Tunnels come one after the other.
+// connected runs OnConnect beside a tunnel that has come up, and OnDisconnect when it has ended. If nobody has logged on yet whom the
+// tunnel is for, OnConnect waits for that. Tunnels come one after the other.
 func (h *hooks) connected(t *vpn.Tunnel) {
 	if h == nil {
 		return
 	}
-	if err := h.open(); err != nil {
+	run, err := h.open()
+	if err != nil {
 		h.app.reporter().warn("the scripts OnConnect and OnDisconnect do not run: %v", err)
-		return
+		if !errors.Is(err, errNotYet) {
+			return
+		}
 	}
 	h.mu.Lock()
 	lease := h.lease
 	h.mu.Unlock()
 	settings := script.FromLease(lease, h.device())
 	settings.MTU, settings.LogLevel = t.Status().MTU, h.level
-	h.run.Connected(settings, false)
+	if run != nil {
+		run.Connected(settings, false)
+	}
 	h.tunnels.Go(func() {
+		if run == nil {
+			if run = h.logon(t); run == nil {
+				return
+			}
+			run.Connected(settings, true)
+		}
 		select {
 		case <-t.Done():
 		case <-h.over:
 		}
-		h.run.Disconnected(settings)
+		run.Disconnected(settings)
 	})
 }
 
+// logon waits until the user has logged on whose scripts they are, and returns nil if the tunnel ends before.
+func (h *hooks) logon(t *vpn.Tunnel) *script.Hooks {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	h.tunnels.Go(func() {
+		defer cancel()
+		select {
+		case <-t.Done():
+		case <-h.over:
+		case <-ctx.Done():
+		}
+	})
+	var run *script.Hooks
+	h.source.Watch(ctx, func(sessions []logins.Session, err error) {
+		if err != nil || run != nil {
+			return // the source says by itself what is wrong
+		}
+		uid, err := sitting(sessions)
+		if err != nil {
+			return
+		}
+		if run, err = h.openFor(uid); err != nil {
+			h.app.reporter().warn("the scripts OnConnect and OnDisconnect do not run: %v", err)
+		}
+		cancel()
+	})
+	return run
+}
+
 // open finds out whose scripts they are.
-func (h *hooks) open() error {
-	if h.run != nil {
-		return nil
+func (h *hooks) open() (*script.Hooks, error) {
+	h.mu.Lock()
+	run := h.run
+	h.mu.Unlock()
+	if run != nil {
+		return run, nil
+	}
+	if os.Geteuid() != 0 {
+		return h.use(h.cfg)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
+	uid, err := h.user(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return h.openFor(uid)
+}
+
+// openFor has the scripts be those of a user.
+func (h *hooks) openFor(uid uint32) (*script.Hooks, error) {
+	u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10))
+	if err != nil {
+		return nil, err
+	}
 	cfg := h.cfg
-	if os.Geteuid() == 0 {
-		uid, err := h.user(ctx)
-		if err != nil {
-			return err
-		}
-		u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10))
-		if err != nil {
-			return err
-		}
-		if cfg.User, err = script.LookupUser(u.Username); err != nil {
-			return err
+	if cfg.User, err = script.LookupUser(u.Username); err != nil {
+		return nil, err
+	}
+	return h.use(cfg)
+}
+
+// use has the scripts run as cfg says from now on, unless they do already.
+func (h *hooks) use(cfg script.HooksConfig) (*script.Hooks, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.run == nil {
+		var err error
+		if h.run, err = script.NewHooks(cfg); err != nil {
+			return nil, err
 		}
 	}
-	run, err := script.NewHooks(cfg)
-	h.run = run
-	return err
+	return h.run, nil
 }
 
 // user returns whose session this process of root serves: who has logged on and started it, which the system knows, or else sudo
@@ -166,7 +230,11 @@ func (h *hooks) user(ctx context.Context) (uint32, error) {
 	if err != nil {
 		return 0, fmt.Errorf("who is logged on: %w", err)
 	}
-	return sitting(sessions)
+	uid, err := sitting(sessions)
+	if err != nil {
+		return 0, errNotYet
+	}
+	return uid, nil
 }
 
 // sitting returns the one user who has a session in front at the machine itself.
@@ -189,15 +257,17 @@ func sitting(sessions []logins.Session) (uint32, error) {
 
 // finish runs OnDisconnect for a tunnel that is still up, and waits a while for the scripts. Nothing runs after that.
 func (h *hooks) finish() {
-	if h == nil || h.run == nil {
-		return
+	if h != nil {
+		h.ending.Do(h.end)
 	}
-	h.ending.Do(h.end)
 }
 
 func (h *hooks) end() {
 	close(h.over)
 	h.tunnels.Wait()
+	if h.run == nil {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), hooksPatience)
 	defer cancel()
 	if h.run.Wait(ctx) != nil {

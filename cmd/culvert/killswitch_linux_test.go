@@ -80,6 +80,17 @@ func TestKillSwitch(t *testing.T) {
 	m.seen(somebody, tunnelled)
 	m.seen(somebody6, tunnel6)
 	m.tight("with a tunnel")
+	if got := m.culvert("policy", "explain", somebody); got.code != exitOK ||
+		!strings.Contains(got.out, ": tunnel\n") || !strings.Contains(got.out, "whenever the tunnel is down: nowhere\n") || !strings.Contains(got.out, "--always-on = closed (command line): ") {
+		t.Errorf("explain: %+v", got)
+	}
+	// Whoever is not root is told what to do.
+	for _, args := range [][]string{{"status"}, {"disconnect"}, {"data-path", "confirm"}} {
+		got := m.runAs("", "setpriv", append([]string{"--reuid", "65534", "--regid", "65534", "--clear-groups", "--", self(t)}, args...)...)
+		if got.code != exitFailed || !strings.Contains(got.stderr, "/run/culvert/connect.sock is closed to this user") || !strings.Contains(got.stderr, "sudo culvert status") {
+			t.Errorf("%v as nobody: %+v", args, got)
+		}
+	}
 
 	// A stranger's DHCP server hands out routes (option 121), and a stranger's router takes what it gets: TunnelVision.
 	strange := func(do string) {
@@ -113,6 +124,12 @@ func TestKillSwitch(t *testing.T) {
 	<-p.done
 	time.Sleep(300 * time.Millisecond)
 	m.offline("after a crash")
+	if got := m.culvert("status"); got.code != exitFailed || !strings.Contains(got.stderr, "blocks the network of this machine (unless it was --always-on open) until: culvert repair") {
+		t.Errorf("status after a crash: %+v", got)
+	}
+	if got := m.culvert("status", "--json"); !strings.Contains(got.out, `"blocked":true`) {
+		t.Errorf("status --json after a crash: %+v", got)
+	}
 	m.arp()
 	m.tight("after a crash")
 
@@ -148,6 +165,20 @@ func TestKillSwitch(t *testing.T) {
 		t.Errorf("repair: %+v", got)
 	}
 	m.unchanged("after the last culvert repair")
+
+	// A locked one survives whoever ends the client, and not root's repair.
+	p = m.connect("--always-on", "locked")
+	if got := m.culvert("disconnect"); got.code != exitOK || !strings.Contains(got.stderr, stillLocked) {
+		t.Errorf("disconnect: %+v", got)
+	}
+	if code := p.exit(); code != exitOK {
+		t.Errorf("exit status %d", code)
+	}
+	m.offline("after culvert disconnect with a locked kill switch")
+	if got := m.culvert("repair"); got.code != exitOK {
+		t.Errorf("repair: %+v", got)
+	}
+	m.unchanged("after culvert repair of a locked kill switch")
 }
 
 // offline fails the test if the machine reaches somebody.
@@ -187,6 +218,13 @@ func TestOpenKillSwitch(t *testing.T) {
 	connected := func(e event) bool { return e.Event == "system" && e.State == "connected" }
 	p.wait(&told, "the first tunnel", connected)
 	p.within(60*time.Second, &told, "another tunnel", connected)
+	m.seen(somebody, tunnelled)
+	// Somebody deletes the network interface.
+	m.client.IP("link", "del", "culvert0")
+	p.wait(&told, "who ended the tunnel", func(e event) bool {
+		return e.Event == "system" && e.Kind == "routes" && strings.Contains(e.Message, "deleted")
+	})
+	p.within(60*time.Second, &told, "a third tunnel", connected)
 	m.seen(somebody, tunnelled)
 	terminated(t, m, p)
 }

@@ -21,7 +21,7 @@ import (
 type doorkeeper struct {
 	source *logins.Source
 	rules  logon.Rules
-	before bool        // the tunnel may come up before anybody logs on
+	before bool        // the tunnel may come up before anybody has logged on (UseStartBeforeLogon)
 	user   split.Rules // the user's own, which are part of what a tunnel captures
 
 	// Of the tunnel that comes up, or is up.
@@ -69,7 +69,7 @@ func (d *doorkeeper) ask(ctx context.Context) ([]logon.Session, logon.Request) {
 		return nil, logon.Request{Unknown: err}
 	}
 	sessions, request := logonSessions(found), logon.Request{Account: asker.Account()}
-	request.BeforeLogon = d.before && !asker.Found && !slices.ContainsFunc(sessions, loggedOn)
+	request.BeforeLogon = d.before && beforeLogon(found, asker)
 	if asker.Found {
 		request.Session = asker.Session.ID
 		if !slices.ContainsFunc(sessions, func(s logon.Session) bool { return s.ID == request.Session }) {
@@ -77,6 +77,12 @@ func (d *doorkeeper) ask(ctx context.Context) ([]logon.Session, logon.Request) {
 		}
 	}
 	return sessions, request
+}
+
+// beforeLogon reports whether a service asks, for nobody, while nobody is logged on.
+func beforeLogon(sessions []logins.Session, asker logins.Asker) bool {
+	return !asker.Found && asker.UID == logins.NoUID &&
+		!slices.ContainsFunc(sessions, func(s logins.Session) bool { return s.Class == logins.User && !s.Closing })
 }
 
 // logonSessions returns sessions in the words of the rules.

@@ -40,15 +40,17 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	if err != nil {
 		return err
 	}
+	wanted := scfg.KillSwitch
 	if err := m.obey(a, c.plan, &scfg); err != nil {
 		return err
 	}
 	if m.background {
-		if parent, err := a.forkBackground(ctx); parent {
+		if parent, err := a.forkBackground(ctx, m.logPath()); parent {
 			return err
 		}
 	}
 	c.remind(a)
+	c.sayUnapplied(a)
 	_, ask, err := c.vpnConfig(ctx, a)
 	if err != nil {
 		return err
@@ -81,6 +83,7 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	if err != nil {
 		return err
 	}
+	c.heedDesktop(a)
 	c.base.System, c.upstream.dial = sys, sys.DialContext
 	if keeper != nil {
 		c.base.System = guarded{sys, keeper}
@@ -88,8 +91,12 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	scripts := newHooks(a, c, scfg.Logger)
 	c.base.System = scripts.watch(c.base.System, func() string { return sys.Status().Device })
 	g := newAgent(sys, server)
+	if scripts != nil {
+		g.scripts = scripts.cfg.Dir
+	}
 	g.plan, g.auto = c.plan, auto
-	if g.explain, err = explainer(c.plan, sys, scfg.Filter, m.filterFile, auto); err != nil {
+	view := machineView{plan: c.plan, sys: sys, file: m.filterFile, wanted: wanted, demanded: scfg.KillSwitch != wanted, said: a.said}
+	if g.explain, err = view.explainer(scfg.Filter, auto); err != nil {
 		return errors.Join(err, sys.Close())
 	}
 	stop, err := a.serveAgent(m.whereFlags, g)
@@ -108,9 +115,9 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 		u.choice.where, u.choice.roundTrip = sys.Outside, u.roundTrip
 	}
 	if auto == nil {
-		return u.leave(u.run(ctx, server, ask, m.alwaysOn != ""), m.alwaysOn == "closed")
+		return u.leave(u.run(ctx, server, ask, m.alwaysOn != ""), m.closed())
 	}
-	return u.leave(auto.run(ctx, u), m.alwaysOn == "closed" || auto.closed())
+	return u.leave(auto.run(ctx, u), m.closed() || auto.closed())
 }
 
 // A usage is the use of tunnels by this machine, one after the other.
@@ -163,7 +170,7 @@ func passing(err error, ask *asker) bool {
 		// A session that is over needs another login, for which there may be nobody to ask.
 		return !errors.Is(err, vpn.ErrExpired) || ask.Unattended()
 	}
-	return false
+	return errors.Is(err, system.ErrDeleted)
 }
 
 // wait waits for somebody who wants an end, or for other.
@@ -205,7 +212,7 @@ func (u *usage) dial(ctx context.Context, server string, cfg *vpn.Config) (*vpn.
 		if r.err != nil && ctx.Err() != nil {
 			return nil, ending{}
 		}
-		return r.t, ending{err: r.err}
+		return r.t, ending{err: u.flags.blame(r.err)}
 	case d := <-u.agent.leave:
 		return finish(ending{departure: d})
 	case <-u.hangup:
@@ -270,7 +277,7 @@ func (u *usage) begin(t *vpn.Tunnel, ask *asker, over chan<- error) (end func(),
 		}
 		u.removePID = remove
 		u.flags.remember(u.app)
-		u.app.inBackground()
+		return end, u.app.inBackground()
 	}
 	return end, nil
 }
@@ -295,33 +302,43 @@ func (u *usage) leave(end ending, closed bool) error {
 		return end.err
 	}
 	err := u.sys.Close()
-	after := u.sys.Status().Firewall.Mode
-	if err == nil {
-		r.say(event{Event: "system", State: "closed", KillSwitch: after}, "%s", undone(status, after == system.FirewallClosed))
-	} else {
+	mode := u.sys.Status().Firewall.Mode
+	locked := mode == system.FirewallClosed
+	if err != nil {
 		err = fmt.Errorf("undoing the changes of this machine: %w", err)
+	} else if text := undone(status, u.up, locked); text != "" {
+		r.say(event{Event: "system", State: "closed", KillSwitch: mode}, "%s", text)
 	}
 	if d := end.departure; d != nil {
-		d.err, d.shut = err, after == system.FirewallClosed
+		d.err, d.locked = err, locked
 		close(d.done)
 	}
 	return errors.Join(notCanceled(end.err), err)
 }
 
-// undone says what of s is as before. Shut says that the kill switch stays.
-func undone(s system.Status, shut bool) string {
-	what := []string{"addresses and routes"}
+// stillLocked is what becomes at the end of a kill switch that is locked, or that policy demands.
+const stillLocked = "the kill switch stays closed; what lifts it is culvert repair"
+
+// undone says what of s is as before, and "" if nothing was changed. Up says that a tunnel was up, locked that the kill switch stays.
+func undone(s system.Status, up, locked bool) string {
+	var what []string
+	if up {
+		what = append(what, "addresses and routes")
+	}
 	if s.Resolver.Backend != "" {
 		what = append(what, "DNS ("+s.Resolver.Backend+")")
 	}
-	if s.Firewall.Mode != system.FirewallOff && s.Firewall.Mode != "" && !shut {
+	if s.Firewall.Mode != system.FirewallOff && s.Firewall.Mode != "" && !locked {
 		what = append(what, "kill switch")
 	}
-	text := "undone: " + strings.Join(what, ", ")
-	if shut {
-		text += "; the kill switch stays, as the policy demands"
+	var parts []string
+	if len(what) > 0 {
+		parts = append(parts, "undone: "+strings.Join(what, ", "))
 	}
-	return text
+	if locked {
+		parts = append(parts, stillLocked)
+	}
+	return strings.Join(parts, "; ")
 }
 
 // sayMachine tells how the machine uses a tunnel.
@@ -348,6 +365,9 @@ func machineText(s system.Status) string {
 	text := strings.Join(parts, " ")
 	if s.Routes.Directs > 0 {
 		text += "; outside stay " + some(s.Routes.Direct[:min(6, len(s.Routes.Direct))], s.Routes.Directs)
+	}
+	if s.Routes.Judged {
+		text += "; all flows are taken to be judged"
 	}
 	if n := s.Resolver; n.Backend != "" {
 		text += "; names by " + n.Backend

@@ -44,7 +44,7 @@ type machine struct {
 	server *ocserv.Server
 	holder int                    // a process that does nothing in it
 	before string                 // how it was
-	out    *tap                   // what leaves it
+	out    tap                    // what leaves it
 	mark   time.Time              // until when that was looked at
 	asked  map[string]*nameserver // inside and outside
 	daemon *resolved.Daemon       // nil if it has none
@@ -128,7 +128,7 @@ func newMachine(t *testing.T, how taste) *machine {
 		"add rule ip other out ip daddr 192.0.2.99 drop")
 	l.client.IP("rule", "add", "from", "10.98.7.7", "lookup", "77", "priority", "7000")
 	l.client.IP("route", "add", "192.0.2.0/24", "via", "10.98.0.1", "table", "77")
-	m.out = l.tap(l.router, l.routerIf)
+	m.out = tap{l.router.Tap(l.routerIf)}
 	// Neighbours are known from here on, so that nothing waits for the first question for them.
 	l.client.Run("ping", "-c", "1", "-W", "2", "10.98.0.1")
 	l.eventually(5*time.Second, "the client reaches its router over IPv6", func() bool {

@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +24,7 @@ import (
 	"culvert.example/vpn/flow/filter"
 	"culvert.example/vpn/flow/health"
 	"culvert.example/vpn/host"
+	"culvert.example/vpn/host/firewall"
 	"culvert.example/vpn/system"
 )
 
@@ -68,9 +71,37 @@ func TestSystemConfig(t *testing.T) {
 	if got, err = m.systemConfig(a); err != nil || got.Journal != system.DefaultJournal || got.LocalLAN != system.AsGateway || got.KillSwitch != nil || got.DNS.Off {
 		t.Errorf("without flags: %+v, %v", got, err)
 	}
+	a, m = machineFlagsOf(t, "--always-on", "locked")
+	if got, err = m.systemConfig(a); err != nil || got.KillSwitch == nil || got.KillSwitch.Open || !got.KillSwitch.Locked || !m.closed() {
+		t.Errorf("%+v, %v", got, err)
+	}
 	a, m = machineFlagsOf(t, "--local-lan", "--always-on", "closed", "--no-dns")
 	if got, err = m.systemConfig(a); err != nil || got.LocalLAN != system.Yes || got.KillSwitch == nil || got.KillSwitch.Open || !got.KillSwitch.LocalLAN || !got.DNS.Off {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// TestManual reads the example of a filter, and holds README.md to what it says of the machine.
+func TestManual(t *testing.T) {
+	example := strings.ReplaceAll(strings.TrimPrefix(filterExample, "  "), "\n  ", "\n")
+	cfg, err := readFilter(put(t, t.TempDir(), "rules.toml", example))
+	if err != nil || len(cfg.Rules) != 2 || len(cfg.Rules[0].Users) != 2 || len(cfg.Rules[1].Ports) != 3 {
+		t.Errorf("%+v, %v", cfg, err)
+	}
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"  ```toml\n" + filterExample + "  ```\n", fmt.Sprintf("routing table %d and rules of that priority", host.DefaultTable), fmt.Sprintf("mark %#x", host.DefaultMark),
+		"table inet " + firewall.TableName, system.DefaultDevice, system.DefaultJournal, defaultLog,
+	} {
+		if !strings.Contains(string(readme), want) {
+			t.Errorf("README.md lacks %q", want)
+		}
+	}
+	if host.DefaultTable != host.DefaultPriority {
+		t.Error("the table and its rules have different numbers, other than README.md says")
 	}
 }
 
@@ -93,7 +124,7 @@ func TestWhere(t *testing.T) {
 	if w.journalPath() != system.DefaultJournal || filepath.Base(w.controlPaths(none)[0]) != connectSocket {
 		t.Errorf("%s, %s", w.journalPath(), w.controlPaths(none))
 	}
-	w = &whereFlags{netns: "/run/netns/blue"}
+	w = &whereFlags{netns: "/var/run/netns/blue"}
 	if w.journalPath() != system.DefaultJournal+"-blue" || filepath.Base(w.controlPaths(none)[0]) != "connect-blue.sock" {
 		t.Errorf("%s, %s", w.journalPath(), w.controlPaths(none))
 	}
@@ -159,15 +190,29 @@ func TestMachineReport(t *testing.T) {
 	}
 	text := b.String()
 	for _, want := range []string{
-		"State        connected since 2m (", "Gateway      https://gw.example at 192.0.2.1:443 over DTLS, DTLS 1.2\n", "Interface    culvert0, MTU 1400\n",
+		"State        connected for 2m (since ", "Gateway      https://gw.example at 192.0.2.1:443 over DTLS, DTLS 1.2\n", "Interface    culvert0, MTU 1400\n",
 		"Addresses    10.8.0.5/24\n", "In tunnel    10.0.0.0/8\n", "Outside      10.9.0.0/16 (1200 in all)\n", "Names        corp.example from 10.0.0.53\n",
 		"             others from 192.0.2.53:53\n", "Resolver     systemd-resolved asks 127.0.40.53:53, with the proxy at 127.0.40.53:53\n             it runs\n",
-		"Kill switch  tunnel, closed when the tunnel fails\n", "Data path    packet since 2m", "): panic\n",
-		"dns-proxy         failed: panic: boom since 2m", "transparent-proxy inactive\n", "go back with: culvert data-path revert\n",
-		"Traffic      sent 2.0 KiB, received 5 B\n", "Last error   TLS: reset by peer\n", "Process      4711 since 2m", "a rule was deleted; repaired\n",
+		"Kill switch  tunnel, closed when the tunnel fails\n", "Data path    packet for 2m (since ", "): panic\n",
+		"dns-proxy         failed: panic: boom for 2m (since ", "transparent-proxy inactive\n", "go back with: culvert data-path revert\n",
+		"Traffic      sent 2.0 KiB, received 5 B\n", "Last error   TLS: reset by peer\n", "Process      4711 for 2m (since ", "a rule was deleted; repaired\n",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("it lacks %q:\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "judged") || strings.Contains(text, "filter is NOT") {
+		t.Errorf("it says what is not so:\n%s", text)
+	}
+	flow, filtered := reportOf(&tunnel, machine), reportOf(&tunnel, machine)
+	flow.Routes.Judged, filtered.DataPath.FilterOff = true, true
+	for want, r := range map[string]machineReport{
+		"Outside      10.9.0.0/16 (1200 in all)\n             all flows come to culvert, and each is judged by this as it begins\n": flow,
+		"): panic\n             warning: the content filter is NOT in force on the packet path\n":                                   filtered,
+	} {
+		b.Reset()
+		if r.print(&page{w: &b, paint: (&reporter{}).paint}, now); !strings.Contains(b.String(), want) {
+			t.Errorf("it lacks %q:\n%s", want, b.String())
 		}
 	}
 	b.Reset()
@@ -225,11 +270,18 @@ func TestMachineText(t *testing.T) {
 	if got := machineText(s); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	if got := undone(s, false); got != "undone: addresses and routes, DNS (systemd-resolved), kill switch" {
+	s.Routes.Judged = true
+	if got := machineText(s); !strings.Contains(got, "; all flows are taken to be judged; ") {
 		t.Errorf("%s", got)
 	}
-	if got := undone(s, true); !strings.Contains(got, "the kill switch stays") {
+	if got := undone(s, true, false); got != "undone: addresses and routes, DNS (systemd-resolved), kill switch" {
 		t.Errorf("%s", got)
+	}
+	if got := undone(s, true, true); !strings.HasSuffix(got, "DNS (systemd-resolved); "+stillLocked) {
+		t.Errorf("%s", got)
+	}
+	if got := undone(system.Status{}, false, false); got != "" {
+		t.Errorf("of a machine that was not changed: %s", got)
 	}
 }
 
@@ -307,7 +359,15 @@ func TestAgent(t *testing.T) {
 		}
 	}
 
-	// Who asks for the end waits for it, and hears what went wrong.
+	// Who asks for the end waits for it, and hears what went wrong or stays.
+	go func() {
+		d := <-g.leave
+		d.locked = true
+		close(d.done)
+	}()
+	if got := ask("disconnect"); got.code != exitOK || !strings.Contains(got.stderr, stillLocked) {
+		t.Errorf("%+v", got)
+	}
 	for _, failed := range []error{nil, errors.New("a route would not go")} {
 		go func() {
 			d := <-g.leave
@@ -335,7 +395,8 @@ func TestNotRunning(t *testing.T) {
 			t.Errorf("%v: %+v", args, got)
 		}
 	}
-	if err := os.WriteFile(journal, []byte("x\n"), 0o600); err != nil {
+	// A journal that makes no sense may hold anything.
+	if err := os.Mkdir(journal, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if got := culvert(t, "", append([]string{"status"}, where...)...); got.code != exitFailed || !strings.Contains(got.stderr, "culvert repair") {
@@ -343,8 +404,111 @@ func TestNotRunning(t *testing.T) {
 	}
 	got := culvert(t, "", append([]string{"status", "--json"}, where...)...)
 	var r machineReport
-	if err := json.Unmarshal([]byte(got.out), &r); err != nil || r.State != "none" || !r.Leftovers || r.Journal != journal {
+	if err := json.Unmarshal([]byte(got.out), &r); err != nil || r.State != "none" || !r.Leftovers || r.Blocked || r.Journal != journal {
 		t.Errorf("%+v, %v", got, err)
+	}
+	for what, e := range map[string]*notRunningError{
+		"its kill switch blocks the network of this machine (unless it was --always-on open) until: culvert repair": {left: true, walled: true},
+		"without undoing its changes of this machine":                                                               {left: true},
+		"is for root to see": {unknown: true},
+	} {
+		if !strings.Contains(e.Error(), what) {
+			t.Errorf("%s, want %s", e, what)
+		}
+	}
+}
+
+// TestAskPaths: whoever is not root finds out that a client of root runs.
+func TestAskPaths(t *testing.T) {
+	env := func(k string) string { return map[string]string{"XDG_RUNTIME_DIR": "/run/user/1000"}[k] }
+	got := (&whereFlags{netns: "blue"}).askPaths(env)
+	if want := []string{"/run/culvert/connect-blue.sock", "/run/user/1000/culvert/connect-blue.sock"}; !slices.Equal(slices.Sorted(slices.Values(got)), want) {
+		t.Errorf("%q", got)
+	}
+	if got := (&whereFlags{control: "/x"}).askPaths(env); !slices.Equal(got, []string{"/x"}) {
+		t.Errorf("%q", got)
+	}
+}
+
+// stableName is how the fields of JSON are called.
+var stableName = regexp.MustCompile(`^[a-z][a-z0-9]*(_[a-z0-9]+)*$`)
+
+// TestReportNames fills a report to the last field, and fails on a name that Go has chosen.
+func TestReportNames(t *testing.T) {
+	var r machineReport
+	populate(reflect.ValueOf(&r).Elem())
+	b, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back machineReport
+	if err := json.Unmarshal(b, &back); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := json.Marshal(back); err != nil || !bytes.Equal(again, b) {
+		t.Errorf("%v: it is\n%s\nand comes back as\n%s", err, b, again)
+	}
+	var all map[string]any
+	if err := json.Unmarshal(b, &all); err != nil {
+		t.Fatal(err)
+	}
+	seen := make(map[string]bool)
+	var walk func(at string, v any)
+	walk = func(at string, v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			for name, v := range v {
+				seen[at+name] = true
+				if !stableName.MatchString(name) {
+					t.Errorf("the field %s%s", at, name)
+				}
+				walk(at+name+".", v)
+			}
+		case []any:
+			for _, v := range v {
+				walk(at, v)
+			}
+		}
+	}
+	walk("", all)
+	for _, name := range []string{"resolver.proxy.cache_entries", "resolver.proxy.upstreams.rtt", "kill_switch.counters.dropped_out.packets", "features.line", "paths.last_error", "data_path.components.since", "events.kind"} {
+		if !seen[name] {
+			t.Errorf("%s was not looked at: %s", name, b)
+		}
+	}
+}
+
+// populate gives everything in v that can be set a value that is not zero.
+func populate(v reflect.Value) {
+	switch v.Interface().(type) {
+	case time.Time:
+		v.Set(reflect.ValueOf(time.Unix(1, 0)))
+		return
+	case netip.Addr:
+		v.Set(reflect.ValueOf(netip.IPv6Loopback()))
+		return
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		populate(v.Elem())
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		populate(v.Index(0))
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Field(i).CanSet() {
+				populate(v.Field(i))
+			}
+		}
+	case reflect.String:
+		v.SetString("x")
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int, reflect.Int64:
+		v.SetInt(1)
+	case reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		v.SetUint(1)
 	}
 }
 
@@ -371,11 +535,38 @@ func TestPrintRepair(t *testing.T) {
 func TestSystemHints(t *testing.T) {
 	for err, want := range map[error]string{
 		system.ErrNotPermitted: "sudo", system.ErrNoTUN: "modprobe tun", system.ErrBusy: "culvert disconnect", system.ErrLocked: "policy",
-		&notRunningError{left: true}: "culvert repair",
+		&notRunningError{left: true}: "culvert repair", &notRunningError{unknown: true}: "sudo culvert status", &closedSocketError{"connect", "/x"}: "sudo",
 	} {
 		if got := hint(err); !strings.Contains(got, want) || codeOf(err) != exitFailed {
 			t.Errorf("%v: exit status %d, hint %q", err, codeOf(err), got)
 		}
+	}
+}
+
+// TestNetworks: a family with an address and without networks is in the tunnel as a whole, which must not be lost among the others.
+func TestNetworks(t *testing.T) {
+	prefixes := func(list ...string) (ps []netip.Prefix) {
+		for _, s := range list {
+			ps = append(ps, netip.MustParsePrefix(s))
+		}
+		return ps
+	}
+	many := prefixes("10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16", "10.4.0.0/16", "10.5.0.0/16", "10.6.0.0/16")
+	for _, tt := range []struct {
+		addresses, include []netip.Prefix
+		want               string
+	}{
+		{prefixes("10.9.0.2/24"), prefixes("10.0.0.0/8"), "; networks 10.0.0.0/8"},
+		{prefixes("10.9.0.2/24", "fd00::2/64"), many, "; networks ::/0, 10.0.0.0/16, 10.1.0.0/16, 10.2.0.0/16, 10.3.0.0/16, 10.4.0.0/16 and 2 more"},
+		{prefixes("10.9.0.2/24", "fd00::2/64"), prefixes("fd00::/8"), "; networks 0.0.0.0/0, fd00::/8"},
+		{prefixes("10.9.0.2/24", "fd00::2/64"), prefixes("10.0.0.0/8", "fd00::/8"), "; networks 10.0.0.0/8, fd00::/8"},
+	} {
+		if got := describe(vpn.Status{Addresses: tt.addresses, Include: tt.include}); !strings.HasSuffix(got, tt.want) {
+			t.Errorf("%s, want %s", got, tt.want)
+		}
+	}
+	if got := describe(vpn.Status{Addresses: prefixes("10.9.0.2/24")}); strings.Contains(got, "networks") {
+		t.Errorf("%s", got)
 	}
 }
 
@@ -395,6 +586,7 @@ func TestPassing(t *testing.T) {
 		{vpn.ErrUntrusted, unattended, false},
 		{vpn.ErrPrompt, unattended, false},
 		{system.ErrCapture, unattended, false},
+		{system.ErrDeleted, attended, true},
 	} {
 		if got := passing(tt.err, tt.ask); got != tt.want {
 			t.Errorf("%v: %v", tt.err, got)

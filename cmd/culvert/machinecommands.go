@@ -29,7 +29,7 @@ func (a *app) status() *cobra.Command {
 		if err := w.check(); err != nil {
 			return err
 		}
-		c, err := dialControlAt("connect", w.controlPaths(a.getenv))
+		c, err := dialControlAt("connect", w.askPaths(a.getenv))
 		if errors.Is(err, errNotRunning) {
 			return a.statusOfNone(w)
 		}
@@ -54,66 +54,13 @@ func (a *app) page() *page {
 	return &page{w: a.out, paint: r.paint}
 }
 
-// statusOfNone tells what there is where no client runs.
-func (a *app) statusOfNone(w *whereFlags) error {
-	left, err := w.leftovers()
-	if err != nil {
-		return err
-	}
-	if a.json {
-		r := machineReport{State: "none", Leftovers: left, Journal: w.journalPath()}
-		if err := json.NewEncoder(a.out).Encode(r); err != nil {
-			return err
-		}
-	}
-	return w.notRunning(left)
-}
-
-// A notRunningError says that no client runs, and whether one has left changes.
-type notRunningError struct {
-	journal string
-	left    bool
-}
-
-// Error implements error.
-func (e *notRunningError) Error() string {
-	if e.left {
-		return "no culvert connect is running, but one has ended without undoing its changes of this machine, as " + e.journal + " says; a kill switch among them keeps this machine off the network until they are undone"
-	}
-	return "no culvert connect is running"
-}
-
-// Unwrap returns errNotRunning.
-func (e *notRunningError) Unwrap() error { return errNotRunning }
-
-func (w *whereFlags) notRunning(left bool) error { return &notRunningError{w.journalPath(), left} }
-
-// ask finds the running client.
-func (a *app) ask(w *whereFlags) (*controlClient, error) {
-	if err := w.check(); err != nil {
-		return nil, err
-	}
-	c, err := dialControlAt("connect", w.controlPaths(a.getenv))
-	if errors.Is(err, errNotRunning) {
-		left, lerr := w.leftovers()
-		if lerr != nil {
-			return nil, lerr
-		}
-		return nil, w.notRunning(left)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("asking culvert connect: %w", err)
-	}
-	return c, nil
-}
-
 // disconnect is the command that ends the client.
 func (a *app) disconnect() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "disconnect",
 		Short: "Log out and undo what culvert connect has changed",
-		Long: `Disconnect has a running "culvert connect" log out, undo all its changes of this machine, the kill switch included, and end.
-It returns when that is done. If none runs but one was killed, use "culvert repair".
+		Long: `Disconnect has a running "culvert connect" log out, undo all its changes of this machine, the kill switch included unless
+that is locked, and end. It returns when that is done. If none runs but one was killed, use "culvert repair".
 
 ` + exitHelp,
 		Args: cobra.NoArgs,
@@ -124,15 +71,15 @@ It returns when that is done. If none runs but one was killed, use "culvert repa
 		if err != nil {
 			return err
 		}
-		var d departed
-		if err := c.call(cmd.Context(), "POST", "/v1/disconnect", nil, &d); err != nil {
+		var left farewellReport
+		if err := c.call(cmd.Context(), "POST", "/v1/disconnect", nil, &left); err != nil {
 			return err
 		}
-		if d.Shut {
-			a.reporter().warn("logged out; the kill switch stays closed, as the policy demands: connect again, or lift it with: culvert repair")
-			return nil
+		e, text := event{Event: "system", State: "closed"}, "logged out, and this machine is as it was before"
+		if left.Locked {
+			e.KillSwitch, text = system.FirewallClosed, "logged out; "+stillLocked
 		}
-		a.reporter().say(event{Event: "system", State: "closed"}, "logged out, and this machine is as it was before")
+		a.reporter().say(e, "%s", text)
 		return nil
 	}
 	return cmd
@@ -144,7 +91,7 @@ func (a *app) repair() *cobra.Command {
 		Use:   "repair",
 		Short: "Undo what a culvert connect that was killed has changed",
 		Long: `Repair undoes what the journal says that a killed "culvert connect" has changed of this machine, and tells each thing. It lifts the
-kill switch too. It never touches what other programs have changed since. Repairing twice does no harm, and the next "culvert
+kill switch too, also a locked one. It never touches what other programs have changed since. Repairing twice does no harm, and the next "culvert
 connect" repairs before anything else.
 
 ` + exitHelp,
@@ -207,7 +154,8 @@ func (a *app) dataPath() *cobra.Command {
 		Use:   "data-path",
 		Short: "Confirm, leave or take again the flow path of the tunnel of this machine",
 		Long: `The flow path is the way of packets on which every connection ends in culvert connect, which decides about it. When one of its
-components fails, packets take the packet path until somebody goes back. "culvert status" shows the components.
+components fails, packets take the packet path until somebody goes back. The content filter is not in force there. "culvert status"
+shows the components.
 
 ` + exitHelp,
 		Args: cobra.NoArgs,

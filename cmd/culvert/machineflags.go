@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 
 	"github.com/BurntSushi/toml"
@@ -29,7 +31,7 @@ type whereFlags struct {
 func addWhereFlags(cmd *cobra.Command) *whereFlags {
 	w := new(whereFlags)
 	f := cmd.Flags()
-	f.StringVar(&w.netns, "netns", "", "the tunnel is in the network namespace `NAME`, as ip netns knows it, or the path of one")
+	f.StringVar(&w.netns, "netns", "", "the tunnel is in the network namespace `NAME`, as ip netns knows it, or a path such as /proc/PID/ns/net")
 	f.StringVar(&w.journal, "journal", "", "what has to be undone is recorded in `FILE` (default: "+system.DefaultJournal+")")
 	f.StringVar(&w.control, "control", "", "\"culvert status\" and the like ask at the socket `PATH` (default: /run/culvert/"+connectSocket+")")
 	cmd.RegisterFlagCompletionFunc("netns", completeNamespaces)
@@ -54,8 +56,9 @@ func (w *whereFlags) of(name string) string {
 	if w.netns == "" {
 		return name
 	}
+	ns, _ := system.NamespaceName(w.netns) // check has said what is wrong with it
 	ext := filepath.Ext(name)
-	return strings.TrimSuffix(name, ext) + "-" + filepath.Base(w.netns) + ext
+	return strings.TrimSuffix(name, ext) + "-" + ns + ext
 }
 
 // journalPath returns where the journal is.
@@ -74,13 +77,24 @@ func (w *whereFlags) controlPaths(getenv func(string) string) []string {
 	if paths := controlPaths(getenv, w.of(connectSocket)); len(paths) > 0 {
 		return paths
 	}
-	return []string{filepath.Join("/run/culvert", w.of(connectSocket))}
+	return []string{filepath.Join(rootSockets, w.of(connectSocket))}
 }
+
+// defaultLog is where a client in the background writes what it has to say.
+const defaultLog = "/var/log/culvert.log"
+
+// logPath returns where a client in the background writes what it has to say.
+func (m *machineFlags) logPath() string { return cmp.Or(m.logFile, m.of(defaultLog)) }
 
 // check reports what cannot be meant.
 func (w *whereFlags) check() error {
 	if w.journal != "" && !filepath.IsAbs(w.journal) {
 		return usagef("--journal %s: want an absolute path", oneLine(w.journal))
+	}
+	if w.netns != "" {
+		if _, err := system.NamespaceName(w.netns); err != nil {
+			return &usageError{err: fmt.Errorf("--netns: %w", err)}
+		}
 	}
 	return nil
 }
@@ -102,6 +116,7 @@ type machineFlags struct {
 	iface      string
 	script     string
 	background bool
+	logFile    string
 
 	dataPath   string
 	filterFile string
@@ -120,7 +135,7 @@ type machineFlags struct {
 // The values of flags with few, which the shell completes.
 var (
 	dataPaths  = []string{"auto\tthe flow path if something needs it", "packet\tpackets go as they are", "flow\tconnections end here and are decided about"}
-	onFailures = []string{"closed\tnothing leaves the machine without a tunnel", "open\twithout a tunnel the machine is as before"}
+	onFailures = []string{"closed\tnothing leaves the machine without a tunnel", "open\twithout a tunnel the machine is as before", "locked\tclosed, and disconnect does not lift it"}
 	heals      = []string{"all\trepair what other programs change", "routes\trepair all but DNS", "nothing\ttell only"}
 )
 
@@ -131,15 +146,16 @@ func addMachineFlags(cmd *cobra.Command) *machineFlags {
 	f.StringVarP(&m.iface, "interface", "i", "", "name of the network interface (default: "+system.DefaultDevice+")")
 	f.StringVarP(&m.script, "script", "s", "", "let the vpnc-script `PROGRAM` configure the machine, instead of this command")
 	f.BoolVarP(&m.background, "background", "b", false, "go on in the background once the tunnel is up")
+	f.StringVar(&m.logFile, "log-file", "", "in the background, write events and errors to `FILE` (default: "+defaultLog+")")
 	f.StringVar(&m.dataPath, "data-path", "auto", "the way of packets between programs and the gateway: `packet|flow|auto`")
-	f.StringVar(&m.filterFile, "filter", "", "rules of the content filter, for the flow path, in the TOML `FILE`")
+	f.StringVar(&m.filterFile, "filter", "", "rules of the content filter, for the flow path, in the TOML `FILE`; see above")
 	f.StringArrayVar(&m.include, "include", nil, "send `PREFIX|DOMAIN` through the tunnel, whatever the gateway says (repeatable)")
 	f.StringArrayVar(&m.exclude, "exclude", nil, "keep `PREFIX|DOMAIN` out of the tunnel (repeatable)")
 	f.BoolVar(&m.localLAN, "local-lan", false, "keep the private networks that this machine is connected to out of the tunnel; =false keeps them in")
 	f.BoolVar(&m.noDNS, "no-dns", false, "leave the machine's DNS settings as they are")
 	f.StringVar(&m.dnsListen, "dns-listen", "", "the DNS proxy listens on the loopback address `ADDR:PORT` (default: "+system.DefaultListen+")")
 	f.BoolVar(&m.noProxy, "no-desktop-proxy", false, "leave the proxy settings of desktops as they are, whatever the gateway says")
-	f.StringVar(&m.alwaysOn, "always-on", "", "kill switch: nothing leaves the machine but through the tunnel; without one it is `closed|open`")
+	f.StringVar(&m.alwaysOn, "always-on", "", "kill switch: nothing leaves the machine but through the tunnel; without one it is `closed|open|locked`, and disconnect does not lift a locked one")
 	f.StringArrayVar(&m.allowHosts, "allow-host", nil, "the kill switch always lets `ADDRESS|PREFIX` pass (repeatable)")
 	f.StringVar(&m.heal, "heal", "all", "repair what other programs change of this command's routes, DNS settings and firewall: `all|routes|nothing`")
 	for name, values := range map[string][]string{"data-path": dataPaths, "always-on": onFailures, "heal": heals} {
@@ -154,18 +170,21 @@ func addMachineFlags(cmd *cobra.Command) *machineFlags {
 }
 
 // onlyMachine are the flags that make no sense where no tunnel is opened.
-var onlyMachine = []string{"interface", "script", "background", "data-path", "filter", "include", "exclude", "local-lan", "no-dns", "dns-listen",
+var onlyMachine = []string{"interface", "script", "background", "log-file", "data-path", "filter", "include", "exclude", "local-lan", "no-dns", "dns-listen",
 	"no-desktop-proxy", "always-on", "allow-host", "heal", "netns", "journal", "control"}
 
 // systemConfig makes the configuration of system mode. Its errors are mistakes of the user.
 func (m *machineFlags) systemConfig(a *app) (system.Config, error) {
-	cfg := system.Config{Device: m.iface, Namespace: m.netns, Journal: m.journalPath(), Logger: a.reporter().logger(a.verbose)}
 	fail := func(err error) (system.Config, error) { return system.Config{}, err }
 	if err := m.check(); err != nil {
 		return fail(err)
 	}
+	cfg := system.Config{Device: m.iface, Namespace: m.netns, Journal: m.journalPath(), Logger: a.reporter().logger(a.verbose)}
 	if err := m.checkNamespace(); err != nil {
 		return fail(err)
+	}
+	if m.logFile != "" && !m.background && !a.fromFile("log-file") {
+		return fail(usagef("--log-file is for --background; in the foreground redirect standard error"))
 	}
 	if m.argv.Changed("setuid") {
 		return fail(usagef("--setuid is refused: this command needs its rights to the end, to undo what it has changed"))
@@ -227,14 +246,16 @@ func (m *machineFlags) killSwitch() (*system.KillSwitch, error) {
 	switch m.alwaysOn {
 	case "":
 		if len(m.allowHosts) > 0 {
-			return nil, usagef("--allow-host needs --always-on closed or open")
+			return nil, usagef("--allow-host needs --always-on")
 		}
 		return nil, nil
 	case "closed":
+	case "locked":
+		k.Locked = true
 	case "open":
 		k.Open = true
 	default:
-		return nil, usagef("--always-on %s: want closed or open", oneLine(m.alwaysOn))
+		return nil, usagef("--always-on %s: want closed, open or locked", oneLine(m.alwaysOn))
 	}
 	for _, s := range m.allowHosts {
 		p, err := parsePrefix(s)
@@ -245,6 +266,9 @@ func (m *machineFlags) killSwitch() (*system.KillSwitch, error) {
 	}
 	return k, nil
 }
+
+// closed reports whether a kill switch is to stay when the tunnel has failed.
+func (m *machineFlags) closed() bool { return m.alwaysOn == "closed" || m.alwaysOn == "locked" }
 
 // destinations sorts the values of --include or --exclude into prefixes and domains.
 func destinations(flag string, values []string) (prefixes []netip.Prefix, domains []string, err error) {
@@ -288,6 +312,22 @@ func isDomain(s string) bool {
 	return strings.Trim(labels[len(labels)-1], "0123456789") != ""
 }
 
+// filterExample is a file of rules.
+const filterExample = `  default = "allow"
+
+  [[rules]]
+  name = "payroll"
+  action = "block"
+  names = ["payroll.corp.example"]
+  users = ["guest", "1001"]
+
+  [[rules]]
+  name = "mail of everybody else"
+  action = "log"
+  ports = ["25", "465", "587"]
+  prefixes = ["10.0.0.0/8", "2001:db8::/32"]
+`
+
 // readFilter reads the rules of the content filter, if there is a file of them.
 func readFilter(file string) (*filter.Config, error) {
 	if file == "" {
@@ -303,12 +343,26 @@ func readFilter(file string) (*filter.Config, error) {
 		return nil, &usageError{err: fmt.Errorf("--filter %s: %w", file, err)}
 	}
 	if extra := md.Undecoded(); len(extra) > 0 {
-		return nil, usagef("--filter %s: unknown key %q", file, extra[0].String())
+		of := reflect.TypeFor[filter.Config]()
+		if len(extra[0]) > 1 {
+			of = reflect.TypeFor[filter.Rule]()
+		}
+		return nil, usagef("--filter %s: unknown key %q; want %s", file, extra[0].String(), strings.Join(keysOf(of), ", "))
 	}
 	if _, err := filter.Compile(*cfg); err != nil {
 		return nil, &usageError{err: fmt.Errorf("--filter %s: %w", file, err)}
 	}
 	return cfg, nil
+}
+
+// keysOf returns the keys that a TOML table for a struct may have.
+func keysOf(of reflect.Type) []string {
+	var keys []string
+	for i := range of.NumField() {
+		key, _, _ := strings.Cut(of.Field(i).Tag.Get("toml"), ",")
+		keys = append(keys, key)
+	}
+	return keys
 }
 
 // leftovers reports whether a client that was killed has left changes of the machine. It needs the right to read the journal.

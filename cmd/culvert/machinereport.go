@@ -26,6 +26,9 @@ type machineReport struct {
 	// Leftovers says that a client was killed and its changes of the machine were not undone, or not yet.
 	Leftovers bool   `json:"leftovers,omitempty"`
 	Journal   string `json:"journal,omitempty"`
+	// Blocked says that its kill switch is among them, which blocks the network of this machine until culvert repair, unless it was
+	// to open on failure.
+	Blocked bool `json:"blocked,omitempty"`
 
 	// Server is the gateway as it was named, Gateway its address, Path dtls or tls.
 	Server    string           `json:"server,omitempty"`
@@ -50,11 +53,19 @@ type machineReport struct {
 	Resolver   *system.ResolverStatus `json:"resolver,omitempty"`
 	KillSwitch *system.FirewallStatus `json:"kill_switch,omitempty"`
 	DataPath   *dataPathReport        `json:"data_path,omitempty"`
+	// Desktops tell what became of the gateway's web proxy on the desktops of users.
+	Desktops []system.DesktopStatus `json:"desktops,omitempty"`
 
 	// Profile and LocalPolicy name the documents in force, and Features are the eighteen that need a profile.
 	Profile     string         `json:"profile,omitempty"`
 	LocalPolicy string         `json:"local_policy,omitempty"`
 	Features    []plan.Feature `json:"features,omitempty"`
+	// Ignored are the settings of the profile that have no effect here, with the reasons.
+	Ignored []plan.Effect `json:"ignored,omitempty"`
+	// Scripts says where the scripts OnConnect and OnDisconnect are, if they may run. Proxy says whether the gateway is reached
+	// through a proxy, and why.
+	Scripts string `json:"scripts,omitempty"`
+	Proxy   string `json:"proxy,omitempty"`
 	// Network is what the profile makes of the network that the machine is in, if it says anything about that.
 	Network *networkReport `json:"network,omitempty"`
 
@@ -69,6 +80,8 @@ type dataPathReport struct {
 	Path       string    `json:"path"`
 	Reason     string    `json:"reason,omitempty"`
 	Since      time.Time `json:"since,omitzero"`
+	// FilterOff says that there are rules of the content filter, and they are not in force, since packets take the packet path.
+	FilterOff bool `json:"filter_off,omitempty"`
 	// Confirmed says that packets do take Path, Healthy that it is the flow path and all its components are active.
 	Confirmed  bool        `json:"confirmed"`
 	Healthy    bool        `json:"healthy"`
@@ -94,7 +107,7 @@ type component struct {
 func reportOf(t *vpn.Status, s system.Status) machineReport {
 	r := machineReport{
 		State: "connecting", Since: s.Since, Journal: s.Journal, Device: s.Device, Namespace: s.Namespace, Addresses: s.Addresses, MTU: s.MTU,
-		Routes: &s.Routes, Resolver: &s.Resolver, KillSwitch: &s.Firewall, Events: s.Events,
+		Routes: &s.Routes, Resolver: &s.Resolver, KillSwitch: &s.Firewall, Desktops: s.Desktops, Events: s.Events,
 	}
 	if s.Uplink.Interface != "" {
 		r.Uplink = &s.Uplink
@@ -135,7 +148,7 @@ func lastError(paths []vpn.PathStatus) string {
 }
 
 func dataPathOf(s system.DataPathStatus) dataPathReport {
-	d := dataPathReport{Configured: s.Configured.String(), Path: s.Path.String(), Reason: s.Reason, Flows: s.Flows, Confirmed: s.Report == nil}
+	d := dataPathReport{Configured: s.Configured.String(), Path: s.Path.String(), Reason: s.Reason, Flows: s.Flows, FilterOff: s.FilterOff, Confirmed: s.Report == nil}
 	if s.Report == nil {
 		return d
 	}
@@ -211,6 +224,9 @@ func (r *machineReport) print(p *page, now time.Time) error {
 			p.line("", "stopped %d packets out, %d in, %d passing through", c.DroppedOut.Packets, c.DroppedIn.Packets, c.DroppedForward.Packets)
 		}
 	}
+	for _, d := range r.Desktops {
+		p.line("Web proxy", "%s", desktopText(d))
+	}
 	if r.DataPath != nil {
 		p.dataPath(r.DataPath, now)
 	}
@@ -244,12 +260,12 @@ func moves(n int) string {
 	return fmt.Sprintf(", moved %d times", n)
 }
 
-// since says since when something is.
+// since says for how long and since when something is.
 func since(t, now time.Time) string {
 	if t.IsZero() {
 		return ""
 	}
-	return fmt.Sprintf(" since %s (%s)", ago(now.Sub(t)), t.Local().Format("Jan 2 15:04:05"))
+	return fmt.Sprintf(" for %s (since %s)", ago(now.Sub(t)), t.Local().Format("Jan 2 15:04:05"))
 }
 
 // orNothing puts words in front of s, unless that is empty.
@@ -274,7 +290,7 @@ func eventText(e system.Event) string {
 	switch {
 	case e.Healed:
 		return e.What + "; repaired"
-	case e.Kind == system.EventRoam && e.Err != "":
+	case (e.Kind == system.EventRoam || e.Kind == system.EventDataPath) && e.Err != "":
 		return e.What + ": " + e.Err
 	case e.Err != "":
 		return e.What + "; not repaired: " + e.Err
@@ -288,6 +304,9 @@ func (p *page) routes(r *system.RouteStatus) {
 	p.line("Nowhere", "%s", some(r.Blocked, r.Blocks))
 	if r.Learned > 0 {
 		p.line("", "%d of these are addresses of names", r.Learned)
+	}
+	if r.Judged {
+		p.line("", "all flows come to culvert, and each is judged by this as it begins")
 	}
 }
 
@@ -336,6 +355,9 @@ func (p *page) dataPath(d *dataPathReport, now time.Time) {
 		text += ", not confirmed"
 	}
 	p.line("Data path", "%s%s%s", text, since(d.Since, now), orNothing(": ", d.Reason))
+	if d.FilterOff {
+		p.line("", "warning: the content filter is NOT in force on the packet path")
+	}
 	for _, c := range d.Components {
 		state := c.State
 		for _, why := range []string{c.Reason, c.Error} {

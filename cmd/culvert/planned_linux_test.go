@@ -20,6 +20,7 @@ import (
 	"culvert.example/vpn/policy"
 	"culvert.example/vpn/policy/certificate"
 	"culvert.example/vpn/policy/decision"
+	"culvert.example/vpn/system"
 	"culvert.example/vpn/transport/login"
 	"culvert.example/vpn/transport/upstream"
 )
@@ -129,6 +130,17 @@ func TestPlanFlags(t *testing.T) {
 	}
 	if s := c.upstream.sources; s.Mode != upstream.Override || s.Public != "proxy.example:8080" || !s.Locked || !s.NoLocal {
 		t.Errorf("%+v", s)
+	}
+	// A kill switch that the profile locks is locked, whatever the user wants it to be.
+	put(t, root, machineProfiles+"corp.xml", strings.Replace(profileXML, "<AllowedHosts>", "<AllowVPNDisconnect>false</AllowVPNDisconnect><AllowedHosts>", 1))
+	if p, err = a.documents(&documentFlags{root: root}, "Office"); err != nil {
+		t.Fatal(err)
+	}
+	for _, of := range []system.KillSwitch{{}, {Open: true}} {
+		cfg := system.Config{KillSwitch: &of}
+		if err := new(machineFlags).obey(a, p, &cfg); err != nil || !cfg.KillSwitch.Locked || cfg.KillSwitch.Open {
+			t.Errorf("%+v: %+v, %v", of, cfg.KillSwitch, err)
+		}
 	}
 	// Without a profile, only a proxy that is named may be on this machine.
 	p, err = a.documents(&documentFlags{root: t.TempDir()}, "gw.example")

@@ -22,7 +22,6 @@ import (
 	"culvert.example/vpn/policy/document"
 	"culvert.example/vpn/policy/local"
 	"culvert.example/vpn/policy/plan"
-	"culvert.example/vpn/split"
 )
 
 func (a *app) policyCommand() *cobra.Command {
@@ -127,7 +126,8 @@ func (a *app) policyExplain() *cobra.Command {
 		Use:   "explain HOST[:PORT]",
 		Short: "Explain what becomes of a connection to a host, and by which settings",
 		Long: `Explain tells what becomes of a connection to a host and names the settings and rules that were asked, in their order; the last one
-decided. If a "culvert connect" runs, it is asked, since it knows the routes of the gateway, the network and who is logged on.
+decided. Then it tells the same for when the tunnel is down, by Always-On or the kill switch. If a "culvert connect" runs, it is
+asked, since it knows the routes of the gateway, the network, who is logged on, and whether the content filter is in force.
 Otherwise, and with --offline, the documents of this machine alone are asked, or those that are named.
 
 The exit status is 1 if the connection is refused.
@@ -156,7 +156,7 @@ The exit status is 1 if the connection is refused.
 	f := cmd.Flags()
 	e.documents.add(f)
 	f.StringVar(&e.gateway, "gateway", "", "presume a tunnel to the gateway `NAME` of the profile, or to an address")
-	f.StringVar(&e.filter, "filter", "", "the rules of the content filter are in the TOML `FILE`")
+	f.StringVar(&e.filter, "filter", "", "the rules of the content filter are in the TOML `FILE`; see culvert connect --help")
 	f.StringVar(&e.query.User, "user", "", "presume a program of the user `NAME`")
 	f.StringVar(&e.query.Program, "program", "", "presume the program at `PATH`")
 	f.StringVar(&e.query.Network, "protocol", "tcp", "presume the `PROTOCOL` tcp, udp or ping")
@@ -200,7 +200,10 @@ func (a *app) explain(ctx context.Context, e *explainFlags) (decision.Verdict, e
 	}
 	if !e.offline && !named {
 		where := whereFlags{netns: e.netns, control: e.control}
-		c, err := dialControlAt("connect", where.controlPaths(a.getenv))
+		if err := where.check(); err != nil {
+			return decision.Verdict{}, err
+		}
+		c, err := dialControlAt("connect", where.askPaths(a.getenv))
 		switch {
 		case err == nil:
 			return askExplain(ctx, c, e.query)
@@ -232,13 +235,24 @@ func (a *app) explain(ctx context.Context, e *explainFlags) (decision.Verdict, e
 
 // printVerdict prints a verdict for people.
 func printVerdict(w io.Writer, v decision.Verdict) error {
-	fmt.Fprintf(w, "%s: %s\n", oneLine(v.Query.String()), v.Outcome)
-	for i, s := range v.Chain {
-		if _, err := fmt.Fprintf(w, "%3d. %s\n", i+1, oneLine(s.String())); err != nil {
-			return err
+	var err error
+	tell := func(format string, args ...any) {
+		if err == nil {
+			_, err = fmt.Fprintf(w, format, args...)
 		}
 	}
-	return nil
+	steps := func(chain []decision.Step) {
+		for i, s := range chain {
+			tell("%3d. %s\n", i+1, oneLine(s.String()))
+		}
+	}
+	tell("%s: %s\n", oneLine(v.Query.String()), v.Outcome)
+	steps(v.Chain)
+	if v.Down != "" {
+		tell("whenever the tunnel is down: %s\n", v.Down)
+		steps(v.DownChain)
+	}
+	return err
 }
 
 // filterAnswer makes the rules of the content filter speak to the decider. The file is for messages and may be "".
@@ -286,30 +300,6 @@ func filterAnswer(rules *filter.Rules, file string) func(decision.Query) decisio
 	}
 }
 
-// routeAnswer makes the routes speak to the decider, such as system.System.Explain of a tunnel that is up.
-func routeAnswer(explain func(host string) (split.Verdict, error)) func(decision.Query) decision.Answer {
-	return func(q decision.Query) decision.Answer {
-		host := q.Host
-		if host == "" {
-			host = q.Addr.String()
-		}
-		v, err := explain(host)
-		if err != nil {
-			s := decision.Step{Document: "routes", Says: err.Error(), Effect: decision.Nowhere}
-			return decision.Answer{Outcome: decision.Nowhere, Steps: []decision.Step{s}}
-		}
-		outcome := decision.Nowhere
-		switch v.Way {
-		case split.Tunnel:
-			outcome = decision.Tunnel
-		case split.Direct:
-			outcome = decision.Direct
-		}
-		s := decision.Step{Document: v.Origin.String(), Setting: "route", Says: v.Rule, Effect: outcome}
-		return decision.Answer{Outcome: outcome, Steps: []decision.Step{s}}
-	}
-}
-
 // explainPath is where a culvert connect explains flows in its control protocol:
 //
 //	GET /v1/explain?host=NAME&addr=ADDRESS&port=443&protocol=tcp&user=NAME&program=PATH   a decision.Verdict
@@ -352,17 +342,4 @@ func askExplain(ctx context.Context, c *controlClient, q decision.Query) (decisi
 	var verdict decision.Verdict
 	err := c.call(ctx, "GET", explainPath+"?"+v.Encode(), nil, &verdict)
 	return verdict, err
-}
-
-// machineInputs is the state of affairs of a machine that uses a tunnel, for its decider. What explains routes is a system.System;
-// the rules of the content filter, with the file that they are from, and the plan may be nil. Who else has a say is for the caller
-// to add.
-func machineInputs(p *plan.Plan, sys interface {
-	Explain(host string) (split.Verdict, error)
-}, rules *filter.Rules, file string) decision.Inputs {
-	in := decision.Inputs{Plan: p, Route: routeAnswer(sys.Explain)}
-	if rules != nil {
-		in.Filter = filterAnswer(rules, file)
-	}
-	return in
 }

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"culvert.example/vpn/internal/logind"
 	"culvert.example/vpn/internal/ocserv"
+	"culvert.example/vpn/policy/plan"
 )
 
 // profileOf returns a profile with settings, whose one entry has a gateway that is dead and another one behind it.
@@ -54,29 +56,50 @@ func (m *machine) govern(args ...string) *process {
 
 func TestProfileMachine(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t, taste{lines: splitLines})
-	file := m.profileOf("<LocalLanAccess UserControllable=\"false\">false</LocalLanAccess>\n<ShowPreConnectMessage>true</ShowPreConnectMessage>")
+	// The server of the PPP connection stands in the middle of a network behind the gateway.
+	const ppp = "172.31.5.5"
+	m := newMachine(t, taste{lines: splitLines, network: func(l *lab) {
+		l.router.IP("address", "add", ppp, "dev", "lo")
+		l.echo(l.router, ppp)
+	}})
+	file := m.profileOf("<LocalLanAccess UserControllable=\"false\">false</LocalLanAccess>\n<ShowPreConnectMessage>true</ShowPreConnectMessage>\n" +
+		"<PPPExclusion>Override<PPPExclusionServerIP>" + ppp + "</PPPExclusionServerIP></PPPExclusion>\n<EnableScripting>true</EnableScripting>\n" +
+		"<AutoUpdate>false</AutoUpdate><DeviceLockRequired>true</DeviceLockRequired><MinimizeOnConnect>true</MinimizeOnConnect>")
 
 	p := m.govern(m.named(file)...)
 	var told int
 	p.wait(&told, "the message before connecting", func(e event) bool { return e.Event == "message" && strings.Contains(e.Message, "reminded") })
+	p.wait(&told, "the settings without effect", func(e event) bool {
+		return e.Kind == "unapplied" && strings.Contains(e.Message, "AutoUpdate = false (line 9)") && !strings.Contains(e.Message, "MinimizeOnConnect")
+	})
 	p.wait(&told, "the first gateway", func(e event) bool { return e.State == "connecting" && strings.HasSuffix(e.Gateway, ":9") })
 	p.wait(&told, "the second gateway", func(e event) bool { return e.State == "connecting" && e.Gateway == m.server.URL })
 	p.wait(&told, "the machine uses the tunnel", func(e event) bool { return e.Event == "system" && e.State == "connected" })
 	m.seen(ocserv.Inside.String(), tunnelled)
+	m.seen(ppp, plainly)
 	var r machineReport
 	if got := m.culvert("status", "--json"); json.Unmarshal([]byte(got.out), &r) != nil || len(r.Features) != 18 || !strings.HasSuffix(r.Profile, "profile.xml") {
 		t.Errorf("%+v", got)
 	}
-	if got := m.culvert("status"); !strings.Contains(got.out, "Show Pre-connect Message: on") || !strings.Contains(got.out, "Local LAN Access: off = false") {
-		t.Errorf("%+v", got)
+	if !slices.ContainsFunc(r.Ignored, func(e plan.Effect) bool { return e.Path == "MinimizeOnConnect" && e.Says != "" && e.Line == 9 }) {
+		t.Errorf("ignored: %+v", r.Ignored)
+	}
+	got := m.culvert("status")
+	for _, want := range []string{
+		"Show Pre-connect Message: on = true\n", "Local LAN Access: off = false", "PPP Exclusion: on = Override\n", "Scripting: on = true\n",
+		"Local proxy connections: on = true\n", "Device Lock Required: not applicable = true, not applicable on linux", "Always-On: off = false",
+		"\nScripts      ", "\nBy proxy     direct: ", "\nNo effect    ", "AutoUpdate = false (line 9)",
+	} {
+		if !strings.Contains(got.out, want) {
+			t.Errorf("the status lacks %q:\n%s", want, got.out)
+		}
 	}
 	if got := m.culvert("policy", "explain", ocserv.Inside.String()); got.code != exitOK || !strings.Contains(got.out, "tunnel") {
 		t.Errorf("explain: %+v", got)
 	}
 	terminated(t, m, p)
 
-	got := m.culvertWith("pass\n", m.named(file, "--local-lan")...)
+	got = m.culvertWith("pass\n", m.named(file, "--local-lan")...)
 	if got.code != exitFailed || !strings.Contains(got.stderr, "LocalLanAccess") {
 		t.Errorf("with --local-lan: %+v", got)
 	}
@@ -248,7 +271,7 @@ func TestTrustedNetwork(t *testing.T) {
 </AutomaticVPNPolicy>`)
 	p, told = m.govern(m.named(file)...), 0
 	p.wait(&told, "the machine uses the tunnel", func(e event) bool { return e.Event == "system" && e.State == "connected" })
-	if got := m.culvert("disconnect"); got.code != exitOK || !strings.Contains(got.stderr, "kill switch stays closed") {
+	if got := m.culvert("disconnect"); got.code != exitOK || !strings.Contains(got.stderr, stillLocked) {
 		t.Errorf("disconnect: %+v", got)
 	}
 	if code := p.exit(); code != exitOK {

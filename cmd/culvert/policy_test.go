@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,8 +16,10 @@ import (
 	"testing"
 
 	"culvert.example/vpn/flow/filter"
+	"culvert.example/vpn/flow/health"
 	"culvert.example/vpn/policy/decision"
 	"culvert.example/vpn/split"
+	"culvert.example/vpn/system"
 )
 
 func TestPolicy(t *testing.T) {
@@ -94,6 +97,7 @@ func jsonNumber(n int) string {
 func TestExplain(t *testing.T) {
 	dir := t.TempDir()
 	corp := put(t, dir, "corp.xml", profileXML)
+	plain := put(t, dir, "plain.xml", strings.Replace(profileXML, "<AlwaysOn>true", "<AlwaysOn>false", 1))
 	disabled := put(t, dir, "disabled.xml", strings.NewReplacer("<ClientInitialization>", "<ClientInitialization><ServiceDisable>true</ServiceDisable>", "<AlwaysOn>true", "<AlwaysOn>false").Replace(profileXML))
 	strict := put(t, dir, "policy.xml", policyXML)
 	fips := put(t, dir, "fips.xml", strings.ReplaceAll(policyXML, "StrictCertificateTrust", "FipsMode"))
@@ -129,10 +133,13 @@ users = ["guest"]
 		{"policy explain x.example --profile " + corp + " --local-policy " + strict, exitOK, `local policy \S*policy\.xml: it allows tunnels over TLS`, "^$"},
 		{"policy explain x.example --profile " + disabled, exitOK, `(?s): direct\n  1\. ServiceDisable = true \(profile \S*disabled\.xml:3:25\).*AlwaysOn = false`, "^$"},
 		{"policy explain x.example --profile " + corp + " --local-policy " + noTLS, exitFailed,
-			`(?s): nowhere\n  1\. RestrictTunnelProtocols = TLS \(local policy \S*notls\.xml\).*2\. ConnectFailurePolicy = Closed \(profile \S*corp\.xml:9:9\).*=> nowhere`,
+			`(?s): nowhere\n  1\. RestrictTunnelProtocols = TLS \(local policy \S*notls\.xml:3:3\).*2\. ConnectFailurePolicy = Closed \(profile \S*corp\.xml:9:9\).*=> nowhere`,
 			`ConnectFailurePolicy \(profile \S*corp\.xml:9:9\): nothing passes`},
 		{"policy explain updates.example --profile " + corp + " --local-policy " + noTLS, exitOK, `AllowedHosts = updates\.example \(profile \S*corp\.xml:10:9\): updates\.example is allowed => direct`, "^$"},
-		{"policy explain x.example --gateway else.example --profile " + corp, exitFailed, `AlwaysOn = true \(profile \S*corp\.xml:8:7\)`, "nothing passes"},
+		{"policy explain x.example --gateway else.example --profile " + corp, exitFailed, `(?s)AlwaysOn = true \(profile \S*corp\.xml:8:7\).*list of gateways \(Office`, "nothing passes"},
+		{"policy explain x.example --gateway nosuch --profile " + plain, exitOK, `HostEntry \(profile \S*plain\.xml\): there is no entry nosuch, .*the entries are: Office\b`, "^$"},
+		{"policy explain x.example --profile " + corp, exitOK, `(?s): allow\n.*\nwhenever the tunnel is down: nowhere\n  1\. ConnectFailurePolicy = Closed \(profile \S*corp\.xml:9:9\).*=> nowhere`, "^$"},
+		{"policy explain x.example " + none, exitOK, `(?s): allow\n.*\nwhenever the tunnel is down: direct\n  1\. AlwaysOn = false .*=> direct`, "^$"},
 		{"policy explain x.example --profile " + corp + " --local-policy " + fips, exitOK, ": allow", "^$"},
 		{"policy explain pay.corp.example --user guest --filter " + rules, exitFailed, `(?s): block.*payroll = block \(flow rules \S*rules\.toml\): the flow is blocked => block`, `payroll \(flow rules`},
 		{"policy explain pay.corp.example --user anna --filter " + rules, exitOK, `(?s): allow.*payroll = block \(flow rules \S*rules\.toml\): it does not match.*default = allow`, "^$"},
@@ -157,10 +164,20 @@ users = ["guest"]
 	}
 }
 
-// An explainFunc is what explains routes.
-type explainFunc func(host string) (split.Verdict, error)
+// An explainedMachine is a machine whose routes and state are a test's.
+type explainedMachine struct {
+	routes map[string][]system.Route
+	status system.Status
+}
 
-func (f explainFunc) Explain(host string) (split.Verdict, error) { return f(host) }
+func (m *explainedMachine) Explain(_ context.Context, host string) ([]system.Route, error) {
+	if r := m.routes[host]; r != nil {
+		return r, nil
+	}
+	return nil, errors.New("the table is gone")
+}
+
+func (m *explainedMachine) Status() system.Status { return m.status }
 
 // TestExplainRunning: a culvert connect that runs is asked over its control socket.
 func TestExplainRunning(t *testing.T) {
@@ -173,25 +190,26 @@ func TestExplainRunning(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	decider := decision.NewDecider("")
-	routes := explainFunc(func(host string) (split.Verdict, error) {
-		switch host {
-		case "git.corp.example":
-			return split.Verdict{Way: split.Tunnel, Rule: "include 10.0.0.0/8", Origin: split.FromGateway}, nil
-		case "10.9.9.9":
-			return split.Verdict{Way: split.Nowhere, Rule: "the tunnel has no IPv4", Origin: split.FromLease}, nil
-		case "x.example":
-			return split.Verdict{Way: split.Direct, Rule: "no include"}, nil
+	route := func(way split.Way, rule string, origin split.Origin, addr string) system.Route {
+		r := system.Route{Verdict: split.Verdict{Way: way, Rule: rule, Origin: origin}}
+		if addr != "" {
+			r.Addr = netip.MustParseAddr(addr)
 		}
-		return split.Verdict{}, errors.New("the table is gone")
-	})
-	rules, err := filter.Compile(filter.Config{Default: filter.Allow, Rules: []filter.Rule{{Name: "no git", Action: filter.Block, Programs: []string{"/usr/bin/git"}, Users: []string{"guest"}}}})
+		return r
+	}
+	m := &explainedMachine{routes: map[string][]system.Route{
+		"git.corp.example": {route(split.Tunnel, "include 10.0.0.0/8", split.FromGateway, "10.1.2.3"), route(split.Direct, "not included", split.FromGateway, "fd00::1")},
+		"10.9.9.9":         {route(split.Nowhere, "the tunnel has no IPv4", split.FromLease, "10.9.9.9")},
+		"x.example":        {route(split.Direct, "user dynamic exclude x.example", split.FromUser, "")},
+	}}
+	m.status.Attached, m.status.DataPath.Path = true, health.Flow
+	view := machineView{sys: m, file: "rules.toml", said: func(string) string { return "command line" }}
+	explain, err := view.explainer(&filter.Config{Default: filter.Allow, Rules: []filter.Rule{{Name: "no git", Action: filter.Block, Programs: []string{"/usr/bin/git"}, Users: []string{"guest"}}}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	decider.Set(machineInputs(nil, routes, rules, "rules.toml"))
 	mux := http.NewServeMux()
-	mux.Handle("GET "+explainPath, explainHandler(decider.Explain))
+	mux.Handle("GET "+explainPath, explainHandler(explain))
 	srv := controlServer(mux)
 	done := make(chan struct{})
 	go func() { defer close(done); srv.Serve(l) }()
@@ -208,9 +226,10 @@ func TestExplainRunning(t *testing.T) {
 		code exitCode
 		out  string
 	}{
-		{"git.corp.example:22 --user anna --program /usr/bin/git", exitOK, `(?s): tunnel\n.*no git = block \(flow rules rules\.toml\): it does not match.*route \(gateway\): include 10\.0\.0\.0/8 => tunnel`},
+		{"git.corp.example:22 --user anna --program /usr/bin/git", exitOK, `(?s): tunnel\n.*in force: packets take the flow path\n.*no git = block \(flow rules rules\.toml\): it does not match.*` +
+			`route \(gateway\): fd00::1: not included, direct\n.*route \(gateway\): 10\.1\.2\.3: include 10\.0\.0\.0/8 => tunnel\nwhenever the tunnel is down: direct\n.*--always-on: it is not given`},
 		{"git.corp.example:22 --user guest --program /usr/bin/git", exitFailed, `(?s): block\n.*no git = block \(flow rules rules\.toml\): the flow is blocked => block`},
-		{"x.example", exitOK, `route \(nobody\): no include => direct`},
+		{"x.example", exitOK, `--exclude \(command line\): user dynamic exclude x\.example => direct`},
 		{"10.9.9.9", exitFailed, `the tunnel has no IPv4 => nowhere`},
 		{"other.example", exitFailed, `the table is gone => nowhere`},
 		{"x.example --offline", exitOK, `there is none`},
@@ -219,6 +238,51 @@ func TestExplainRunning(t *testing.T) {
 		got := culvertEnv(t, "", env, append([]string{"policy", "explain"}, strings.Fields(tt.args)...)...)
 		if got.code != tt.code || !regexp.MustCompile(tt.out).MatchString(got.out) {
 			t.Errorf("%s: exit status %d\n%s%s", tt.args, got.code, got.out, got.stderr)
+		}
+	}
+
+	// What is in force changes, and so does what becomes of a flow.
+	closed := system.FirewallStatus{Mode: system.FirewallTunnel}
+	left := system.DataPathStatus{Path: health.Packet, FilterOff: true, Reason: "the flow path was left: panic"}
+	for _, tt := range []struct {
+		name   string
+		status system.Status
+		wanted *system.KillSwitch
+		host   string
+		out    string
+	}{
+		{"packet path", system.Status{Attached: true, DataPath: left}, nil, "git.corp.example",
+			`(?s): tunnel\n.*\(flow rules rules\.toml\): the rules are not in force: packets take the packet path \(the flow path was left: panic\), until: culvert data-path revert; otherwise they would block this\n.*=> tunnel\n`},
+		{"no path", system.Status{Attached: true, DataPath: system.DataPathStatus{Path: health.Nowhere, Reason: "panic"}}, nil, "git.corp.example",
+			`: nowhere\n(?s:.*)data path: nothing passes \(panic\), until: culvert data-path revert => nowhere`},
+		{"kill switch", system.Status{Attached: true, Firewall: closed}, &system.KillSwitch{}, "x.example",
+			`(?s): direct\n.*\nwhenever the tunnel is down: nowhere\n.*--always-on = closed \(command line\): the kill switch lets nothing pass but what it takes to get a tunnel => nowhere\n`},
+		{"no tunnel", system.Status{Firewall: closed}, &system.KillSwitch{}, "x.example", `(?s): nowhere\n.*tunnel: there is none now\n.*--always-on = closed \(command line\): .* => nowhere\n$`},
+		{"opens", system.Status{Attached: true}, &system.KillSwitch{Open: true}, "x.example", `tunnel is down: direct\n(?s:.*)--always-on = open \(command line\): the kill switch opens => direct\n`},
+		{"lifted", system.Status{Attached: true, Firewall: system.FirewallStatus{Mode: system.FirewallLifted, Reason: "trusted"}}, &system.KillSwitch{}, "x.example",
+			`the kill switch is lifted: trusted => direct\n`},
+		{"allowed", system.Status{Attached: true, Firewall: closed}, &system.KillSwitch{AllowedHosts: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}}, "10.9.9.9",
+			`--allow-host = 10\.9\.0\.0/16 \(command line\): the kill switch lets it pass => direct\n`},
+		{"not allowed", system.Status{Attached: true, Firewall: closed}, &system.KillSwitch{AllowedHosts: []netip.Prefix{netip.MustParsePrefix("10.8.0.0/16")}}, "10.9.9.9",
+			`and the addresses of --allow-host => nowhere\n`},
+		{"local network", system.Status{Attached: true, Firewall: closed}, &system.KillSwitch{LocalLAN: true}, "10.9.9.9", `--local-lan \(command line\): .* => direct\n`},
+	} {
+		if tt.status.DataPath.Reason == "" {
+			tt.status.DataPath.Path = health.Packet
+		}
+		view.sys, view.wanted = &explainedMachine{m.routes, tt.status}, tt.wanted
+		var rules *filter.Config
+		if tt.wanted == nil {
+			rules = &filter.Config{Default: filter.Block}
+		}
+		explain, err := view.explainer(rules, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		printVerdict(&out, explain(t.Context(), decision.Query{Host: tt.host}))
+		if !regexp.MustCompile(tt.out).MatchString(out.String()) {
+			t.Errorf("%s: %s, want %s", tt.name, out.String(), tt.out)
 		}
 	}
 

@@ -226,8 +226,8 @@ func (a *app) profileEffective() *cobra.Command {
 		Use:   "effective [FILE]",
 		Short: "Show what each setting finally is, and why",
 		Long: `Effective prints what each setting finally is: the default, unless the profile says otherwise, unless the user has chosen
-otherwise and the profile lets the user choose. Then it prints the features that need a profile, and whether they are on. Without
-FILE it shows what holds without a profile.
+otherwise and the profile lets the user choose. Then it prints the features that need a profile, and whether they are on, and the
+settings of the profile that have no effect here, and why. Without FILE it shows what holds without a profile.
 
 ` + fileHelp,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -258,6 +258,9 @@ FILE it shows what holds without a profile.
 				err = json.NewEncoder(a.out).Encode(e)
 			} else {
 				err = printEffective(a.out, e, changed)
+			}
+			if err == nil && p != nil && !a.json {
+				err = printUnapplied(a.out, p, system)
 			}
 			if err == nil && p != nil && p.Err() != nil {
 				err = a.invalid("the profile is not acted upon", p.Err())
@@ -344,6 +347,9 @@ func (a *app) profileNew() *cobra.Command {
 			p, err := profile.New(o)
 			if err != nil {
 				return asUsage(err)
+			}
+			if len(hosts) == 0 {
+				a.reporter().warn("the profile lists no gateway, so that the user has to type one in; name one with --host NAME=ADDRESS")
 			}
 			if output == "" {
 				_, err = a.out.Write(p.Bytes())

@@ -14,6 +14,7 @@ import (
 
 	"culvert.example/vpn"
 	"culvert.example/vpn/proxy"
+	"culvert.example/vpn/split"
 )
 
 // proxyFlags are the flags of the proxy command that are not about the gateway.
@@ -21,6 +22,7 @@ type proxyFlags struct {
 	listen     []string
 	listenAuth string
 	allowOpen  bool
+	noDirect   bool
 	forwards   []string
 }
 
@@ -31,9 +33,13 @@ func (a *app) proxy() *cobra.Command {
 		Long: `Proxy connects to an AnyConnect-compatible gateway, without root, and serves a proxy for what lies behind it: SOCKS5 with
 TCP and UDP, SOCKS4a, and HTTP with CONNECT and plain requests, all on one port. Names are resolved inside the tunnel.
 For programs that know no proxy, --local-forward binds a port of this machine to one destination, as ssh and ocproxy do.
-The tunnel prefers DTLS, falls back to TLS, and reconnects by itself; connections through it wait meanwhile.
+The tunnel prefers DTLS, falls back to TLS, and reconnects by itself; connections through it wait meanwhile. What the gateway's
+split rules leave outside the tunnel is reached directly from this machine, which the command tells once; --no-direct refuses it.
 
 SIGINT and SIGTERM log out and end the command. SIGUSR1 prints the state, SIGUSR2 checks the paths to the gateway at once.
+
+GATEWAY may be the name of an entry of a VPN profile, --profile or one in the usual places. Its address, group, backup servers and
+settings count then, but for those that are about the whole machine, which are named. The local policy counts whenever there is one.
 
 ` + exitHelp,
 		Example: `  culvert proxy --user alice vpn.example.com
@@ -49,7 +55,9 @@ SIGINT and SIGTERM log out and end the command. SIGUSR1 prints the state, SIGUSR
 	f.StringArrayVar(&p.listen, "listen", []string{"127.0.0.1:1080"}, "serve the proxy on `ADDR:PORT` (repeatable)")
 	f.StringVar(&p.listenAuth, "listen-auth", "", "clients of the proxy must give a user and password that `FILE` has as a line USER:PASSWORD")
 	f.BoolVar(&p.allowOpen, "allow-open", false, "let everybody who reaches the port use the proxy")
+	f.BoolVar(&p.noDirect, "no-direct", false, "refuse destinations that the gateway leaves outside the tunnel, instead of reaching them directly")
 	f.StringArrayVarP(&p.forwards, "local-forward", "L", nil, "carry connections to local PORT through the tunnel to HOST:HOSTPORT, as `[BIND:]PORT:HOST:HOSTPORT` says (repeatable); BIND is 127.0.0.1 unless given, * stands for all addresses")
+	c.documents.add(f)
 	cmd.RegisterFlagCompletionFunc("local-forward", cobra.NoFileCompletions)
 	cmd.RegisterFlagCompletionFunc("listen", cobra.NoFileCompletions)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -60,6 +68,9 @@ SIGINT and SIGTERM log out and end the command. SIGUSR1 prints the state, SIGUSR
 
 // runProxy opens the port, then the tunnel, and carries connections until one of them or the command ends.
 func (a *app) runProxy(ctx context.Context, c *clientFlags, p *proxyFlags, args []string) error {
+	if err := c.govern(a, args, false); err != nil {
+		return err
+	}
 	server, err := c.target(args)
 	if err != nil {
 		return err
@@ -83,18 +94,29 @@ func (a *app) runProxy(ctx context.Context, c *clientFlags, p *proxyFlags, args 
 		return err
 	}
 	defer closeAll(entrances)
+	c.remind(a)
+	c.sayUnapplied(a)
+	r := a.reporter()
+	keeper := newDoorkeeper(c.plan, split.Rules{}, r.logger(a.verbose))
+	if err := keeper.admit(ctx); err != nil {
+		return err
+	}
 	cfg, ask, err := c.vpnConfig(ctx, a)
 	if err != nil {
 		return err
 	}
-	r := a.reporter()
-	r.say(event{Event: "tunnel", State: "connecting", Gateway: server}, "to %s", oneLine(server))
-	t, err := vpn.Dial(ctx, server, cfg)
-	if err != nil {
+	outside := direct(r, p.noDirect)
+	var t *vpn.Tunnel
+	if err := c.each(a, server, func(server string, cfg *vpn.Config) (err error) {
+		cfg.Direct = outside
+		t, err = vpn.Dial(ctx, server, cfg)
+		return err
+	}); err != nil {
 		return err
 	}
 	defer t.Close()
 	ask.leaveAlone()
+	c.remember(a)
 	if banner := oneLine(t.Status().Banner); banner != "" {
 		r.say(event{Event: "message", Message: banner}, "the gateway says: %s", banner)
 	}
@@ -116,8 +138,10 @@ func (a *app) runProxy(ctx context.Context, c *clientFlags, p *proxyFlags, args 
 	states := tell(r, t)
 	go watchNetwork(watching, t)
 	go watchSignals(watching, r, t)
+	over := make(chan error, 1)
+	go keeper.watch(watching, over)
 	for _, l := range listeners {
-		r.say(event{Event: "listen", State: "listening", Address: l.Addr().String()}, "SOCKS5 and HTTP proxy on %v", l.Addr())
+		r.say(event{Event: "listen", State: "listening", Address: l.Addr().String()}, "listening for SOCKS5 and HTTP on %v", l.Addr())
 	}
 	for i, l := range entrances {
 		to := forwards[i].target
@@ -136,6 +160,7 @@ func (a *app) runProxy(ctx context.Context, c *clientFlags, p *proxyFlags, args 
 	case <-t.Done():
 		err = t.Err()
 	case err = <-ended:
+	case err = <-over:
 	}
 	states.stop(t)
 	srv.Close()

@@ -4,17 +4,21 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"culvert.example/vpn"
 	"culvert.example/vpn/gateway/gatewaytest"
 )
 
@@ -34,10 +38,10 @@ func TestProxy(t *testing.T) {
 	}
 	at := p.wait(&told, "listening", func(e event) bool { return e.State == "listening" }).Address
 
-	get := func(user *url.Userinfo) (string, error) {
+	fetch := func(page string, user *url.Userinfo) (string, error) {
 		tr := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "socks5h", Host: at, User: user})}
 		defer tr.CloseIdleConnections()
-		resp, err := (&http.Client{Transport: tr, Timeout: 10 * time.Second}).Get("http://" + gatewaytest.WebName + "/")
+		resp, err := (&http.Client{Transport: tr, Timeout: 10 * time.Second}).Get(page)
 		if err != nil {
 			return "", err
 		}
@@ -45,6 +49,7 @@ func TestProxy(t *testing.T) {
 		b, err := io.ReadAll(resp.Body)
 		return string(b), err
 	}
+	get := func(user *url.Userinfo) (string, error) { return fetch("http://"+gatewaytest.WebName+"/", user) }
 	if _, err := get(nil); err == nil {
 		t.Error("the proxy serves a client without password")
 	}
@@ -52,6 +57,19 @@ func TestProxy(t *testing.T) {
 	if page, err := get(ann); err != nil || page != gatewaytest.Page {
 		t.Errorf("over DTLS: %q, %v", page, err)
 	}
+
+	// The gateway does not claim the loopback network.
+	here := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "here") }))
+	defer here.Close()
+	if strings.Contains(p.said(), "--no-direct") {
+		t.Error("nothing has gone outside yet")
+	}
+	for range 2 {
+		if page, err := fetch(here.URL, ann); err != nil || page != "here" {
+			t.Errorf("outside: %q, %v", page, err)
+		}
+	}
+	p.wait(&told, "that it goes directly", func(e event) bool { return e.Event == "message" && strings.Contains(e.Message, "--no-direct") })
 
 	relay := associate(t, at, "ann", "secret")
 	for _, payload := range []string{"one", "two"} {
@@ -72,6 +90,12 @@ func TestProxy(t *testing.T) {
 	p.cmd.Process.Signal(syscall.SIGINT)
 	if code := p.exit(); code != exitInterrupted {
 		t.Errorf("exit status after SIGINT: %d", code)
+	}
+	if n := strings.Count(p.said(), "--no-direct"); n != 1 {
+		t.Errorf("it tells %d times that destinations are reached directly", n)
+	}
+	if _, err := direct(nil, true)(t.Context(), "tcp", here.Listener.Addr().String()); !errors.Is(err, vpn.ErrNoRoute) {
+		t.Errorf("with --no-direct: %v", err)
 	}
 	// The gateway keeps a session for a while, without a connection, even of a client that has said goodbye.
 	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {

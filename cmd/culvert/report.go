@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -62,6 +63,22 @@ type reporter struct {
 	json   bool
 	quiet  bool
 	colour bool
+	dated  bool // lines begin with the time
+}
+
+// inLog has the lines from now on be those of a log, rather than of a terminal.
+func (r *reporter) inLog() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.colour, r.dated = false, true
+}
+
+// front is what lines for a person begin with. The lock is held.
+func (r *reporter) front() string {
+	if r.dated {
+		return time.Now().Format(time.RFC3339) + " culvert:"
+	}
+	return "culvert:"
 }
 
 // Escape sequences of the few colours, and none where they are not wanted.
@@ -93,7 +110,7 @@ func colourOf(state string) string {
 	return ""
 }
 
-// say tells an event: with text to a person, all of it to a program.
+// say tells an event: with a sentence to a person, all of it to a program. A state that the sentence begins with is coloured.
 func (r *reporter) say(e event, format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -105,11 +122,11 @@ func (r *reporter) say(e event, format string, args ...any) {
 	if r.quiet {
 		return
 	}
-	state := ""
-	if e.State != "" {
-		state = r.paint(colourOf(e.State), e.State) + ": "
+	text := fmt.Sprintf(format, args...)
+	if rest, ok := strings.CutPrefix(text, e.State); ok {
+		text = r.paint(colourOf(e.State), e.State) + rest
 	}
-	fmt.Fprintf(r.w, "culvert: %s%s\n", state, fmt.Sprintf(format, args...))
+	fmt.Fprintf(r.w, "%s %s\n", r.front(), text)
 }
 
 // warn tells what the user should know, even if quiet.
@@ -121,7 +138,7 @@ func (r *reporter) warn(format string, args ...any) {
 		json.NewEncoder(r.w).Encode(event{Time: time.Now(), Event: "message", Message: text})
 		return
 	}
-	fmt.Fprintf(r.w, "culvert: %s %s\n", r.paint(yellow, "warning:"), text)
+	fmt.Fprintf(r.w, "%s %s %s\n", r.front(), r.paint(yellow, "warning:"), text)
 }
 
 // fail tells the error that the command ends with, and what to do about it.
@@ -134,8 +151,8 @@ func (r *reporter) fail(err error, code exitCode) {
 		json.NewEncoder(r.w).Encode(event{Time: time.Now(), Event: "error", Error: text, Hint: advice, Exit: &exit})
 		return
 	}
-	fmt.Fprintf(r.w, "culvert: %s %s\n", r.paint(red, "error:"), text)
-	if advice != "" {
+	fmt.Fprintf(r.w, "%s %s %s\n", r.front(), r.paint(red, "error:"), text)
+	if refused := (*refusedError)(nil); advice != "" && !errors.As(err, &refused) { // which says all that a person needs
 		fmt.Fprintln(r.w, advice)
 	}
 }

@@ -175,7 +175,7 @@ func (a *app) runServe(ctx context.Context, s *serveFlags) error {
 		also = " and DTLS"
 	}
 	pin := gateway.Pin(cert.Leaf)
-	r.say(event{Event: "listen", State: "listening", Address: ln.Addr().String(), Pin: pin}, "TLS%s on %v; clients need --servercert %s unless they trust its authority", also, ln.Addr(), pin)
+	r.say(event{Event: "listen", State: "listening", Address: ln.Addr().String(), Pin: pin}, "listening for TLS%s on %v; clients need --servercert %s unless they trust its authority", also, ln.Addr(), pin)
 
 	hup, stop := reloadSignal()
 	defer stop()
@@ -429,9 +429,9 @@ func (w *sessionWatch) look(r *reporter, now []gateway.SessionInfo) {
 		case known && sessionState(old) == state && old.Path == s.Path && old.Remote == s.Remote && slices.Equal(old.Addresses, s.Addresses):
 			continue
 		case state == "login":
-			r.say(sessionEvent(s, state), "%s from %s", cell(s.User), from(s))
+			r.say(sessionEvent(s, state), "%s logs in from %s", cell(s.User), from(s))
 		case state == "connected":
-			r.say(sessionEvent(s, state), "%s from %s over %s; address %s", cell(s.User), from(s), pathName(s.Path), join(s.Addresses))
+			r.say(sessionEvent(s, state), "%s is connected from %s over %s; address %s", cell(s.User), from(s), pathName(s.Path), join(s.Addresses))
 		default:
 			r.say(sessionEvent(s, state), "%s has lost the connection; the session waits", cell(s.User))
 		}

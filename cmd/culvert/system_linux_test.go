@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -195,21 +194,24 @@ func TestHangup(t *testing.T) {
 func TestBackground(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, taste{lines: splitLines})
-	// What is in the background holds standard error, as that of openconnect does.
-	log := filepath.Join(t.TempDir(), "log")
-	script := `"$0" "$@" 2>` + log
-	got := m.runAs("pass\n", "sh", append([]string{"-c", script, self(t)}, append(m.connectArgs(), "--background", "--pid-file", "/run/vpn.pid")...)...)
-	said, _ := os.ReadFile(log)
-	if got.code != exitOK || !strings.Contains(string(said), "in the background") {
-		t.Fatalf("%+v, %s", got, said)
+	args := m.connectArgs("--background", "--pid-file", "/run/vpn.pid", "--log-file", "/run/vpn.log")
+	// The pipe ends although the client goes on.
+	got := m.runAs("pass\n", "sh", append([]string{"-c", `"$0" "$@" 2>&1 | cat`, self(t)}, args...)...)
+	if got.code != exitOK || !strings.Contains(got.out, "in the background") || !strings.Contains(got.out, "/run/vpn.log") {
+		t.Fatalf("%+v", got)
 	}
 	m.seen(ocserv.Inside.String(), tunnelled)
 	if got := m.culvert("disconnect"); got.code != exitOK {
 		t.Errorf("disconnect: %+v", got)
 	}
 	m.unchanged("after culvert disconnect")
-	got = m.runAs("wrong\n", self(t), append(m.connectArgs(), "--background")...)
-	if got.code != exitLogin || !strings.Contains(got.stderr, "error:") {
+	log, err := os.ReadFile(m.path("/run/vpn.log"))
+	if err != nil || !strings.HasPrefix(string(log), "20") || !strings.Contains(string(log), " culvert: logged out\n") || !strings.Contains(string(log), " culvert: undone: ") {
+		t.Errorf("the log is %q, %v", log, err)
+	}
+	got = m.runAs("wrong\n", self(t), args...)
+	if got.code != exitLogin || strings.Count(got.stderr, "error: the gateway refused the user name or the password, which was read from standard input") != 1 ||
+		strings.Count(got.stderr, "\n") > 3 {
 		t.Errorf("wrong password: %+v", got)
 	}
 	m.unchanged("after a login that failed")
@@ -371,9 +373,31 @@ func TestOtherNamespace(t *testing.T) {
 	if after := picture(); after != before {
 		t.Errorf("the namespace is not as it was:\n%s\nwas\n%s", after, before)
 	}
-	if left := m.run("find", "/etc/netns", "-type", "f"); left != "" {
-		t.Errorf("there is still %s", left)
+	noFiles := func() {
+		t.Helper()
+		if left, err := m.try("find", "/etc/netns"); err == nil {
+			t.Errorf("there is still %s", left)
+		}
 	}
+	noFiles()
+
+	// A path to a namespace says nothing about which one it is; its number does.
+	info, err := os.Stat(m.path("/run/netns/" + box))
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := fmt.Sprintf("ns-%d", info.Sys().(*syscall.Stat_t).Ino)
+	m.run("sh", "-c", "touch /run/net && mount --bind /run/netns/"+box+" /run/net")
+	m.connect("--netns", "/run/net")
+	for _, file := range []string{"/var/lib/culvert/journal-" + name, "/etc/netns/" + name + "/resolv.conf"} {
+		if _, err := os.Stat(m.path(file)); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := m.culvert("disconnect", "--netns", "/run/net"); got.code != exitOK {
+		t.Errorf("disconnect: %+v", got)
+	}
+	noFiles()
 	m.unchanged("in the end")
 }
 

@@ -61,13 +61,13 @@ func tellStates(ctx context.Context, r *reporter, t *vpn.Tunnel, told func()) {
 			// The command says why as it ends.
 			r.say(e, "the tunnel has ended")
 		case s.State == vpn.Reconnecting:
-			r.say(e, "%s; connections through the tunnel wait", whyNot(s))
+			r.say(e, "reconnecting: %s; connections through the tunnel wait", whyNot(s))
 		case first:
-			r.say(e, "%s", describe(s))
+			r.say(e, "connected %s", describe(s))
 		case last.State == vpn.Reconnecting:
-			r.say(e, "again, over %s, after %v", pathName(s.Path), time.Since(last.Since).Round(100*time.Millisecond))
+			r.say(e, "connected again, over %s, after %v", pathName(s.Path), time.Since(last.Since).Round(100*time.Millisecond))
 		default:
-			r.say(e, "now over %s%s", pathName(s.Path), because(s))
+			r.say(e, "connected over %s now%s", pathName(s.Path), because(s))
 		}
 		first, last = false, s
 		told()
@@ -102,12 +102,27 @@ func describe(s vpn.Status) string {
 		}
 	}
 	if len(s.Include) > 0 {
-		fmt.Fprintf(&b, "; networks %s", shorten(s.Include))
+		fmt.Fprintf(&b, "; networks %s", shorten(networks(s)))
 	}
 	if !s.Expires.IsZero() {
 		fmt.Fprintf(&b, "; until %s", s.Expires.Local().Format("Jan 2 15:04"))
 	}
 	return b.String()
+}
+
+// networks returns the networks that the gateway wants in the tunnel. A family that has an address and no networks is all in it, and
+// goes first.
+func networks(s vpn.Status) []netip.Prefix {
+	all := slices.Clone(s.Include)
+	for _, whole := range [...]netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)} {
+		among := func(ps []netip.Prefix) bool {
+			return slices.ContainsFunc(ps, func(p netip.Prefix) bool { return p.Addr().Is4() == whole.Addr().Is4() })
+		}
+		if among(s.Addresses) && !among(s.Include) {
+			all = slices.Insert(all, 0, whole)
+		}
+	}
+	return all
 }
 
 // shorten lists the first few prefixes.

@@ -3,15 +3,12 @@ package main
 import (
 	"bytes"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"net/netip"
 	"net/url"
@@ -28,7 +25,9 @@ import (
 
 	"culvert.example/vpn"
 	"culvert.example/vpn/gateway"
+	"culvert.example/vpn/internal/issue"
 	"culvert.example/vpn/proxy"
+	"culvert.example/vpn/transport/login"
 	"culvert.example/vpn/transport/trust"
 )
 
@@ -157,24 +156,6 @@ func TestQuote(t *testing.T) {
 	}
 }
 
-// credentials makes a certificate with its key.
-func credentials(t *testing.T) (cert *x509.Certificate, key *ecdsa.PrivateKey) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "alice"}, NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if cert, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
-	}
-	return cert, key
-}
-
 func TestLoadCertificate(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name string, b []byte) string {
@@ -191,10 +172,9 @@ func TestLoadCertificate(t *testing.T) {
 		return b
 	}
 	block := func(typ string, der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: typ, Bytes: der}) }
-	cert, key := credentials(t)
-	_, otherKey := credentials(t)
-	certPEM := block("CERTIFICATE", cert.Raw)
-	keyPEM := block("PRIVATE KEY", must(x509.MarshalPKCS8PrivateKey(key)))
+	alice := issue.New(x509.Certificate{Subject: pkix.Name{CommonName: "alice"}}, nil)
+	cert, key := alice.Certificate, alice.Key.(*ecdsa.PrivateKey)
+	certPEM, keyPEM := []byte(alice.PEM()), []byte(alice.KeyPEM())
 	encrypted := block("ENCRYPTED PRIVATE KEY", must(pkcs8.MarshalPrivateKey(key, []byte("sesame"), nil)))
 	p := map[string]string{
 		"cert":      write("cert.pem", certPEM),
@@ -202,7 +182,7 @@ func TestLoadCertificate(t *testing.T) {
 		"ec":        write("ec.pem", block("EC PRIVATE KEY", must(x509.MarshalECPrivateKey(key)))),
 		"both":      write("both.pem", append(append([]byte("Bag Attributes\n"), keyPEM...), certPEM...)),
 		"encrypted": write("encrypted.pem", encrypted),
-		"other":     write("other.pem", block("PRIVATE KEY", must(x509.MarshalPKCS8PrivateKey(otherKey)))),
+		"other":     write("other.pem", []byte(issue.New(x509.Certificate{}, nil).KeyPEM())),
 		"old":       write("old.pem", []byte("-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n-----END EC PRIVATE KEY-----\n")),
 		"p12":       write("open.p12", must(pkcs12.Passwordless.Encode(key, cert, nil, ""))),
 		"p12pw":     write("closed.p12", must(pkcs12.Modern.Encode(key, cert, []*x509.Certificate{cert}, "sesame"))),
@@ -335,6 +315,7 @@ func TestExitCodes(t *testing.T) {
 		{errors.New("x"), 1, ""},
 		{usagef("x"), 2, "--help"},
 		{&vpn.OpError{Err: fmt.Errorf("%w: no answer: %w", vpn.ErrLogin, vpn.ErrPrompt)}, 3, "password"},
+		{(&clientFlags{passwdStdin: true}).blame(&vpn.OpError{Err: &login.RejectedError{Err: login.ErrCannot}}), 3, "password"},
 		{&vpn.OpError{Err: &trust.Error{Certificate: &x509.Certificate{}, Reason: errors.New("x")}}, 4, "--servercert pin-sha256:"},
 		{&vpn.OpError{Err: &net.OpError{Op: "dial", Err: errors.New("x")}}, 5, ""},
 		{&vpn.OpError{Err: &net.DNSError{IsNotFound: true}}, 5, "--resolve"},
@@ -360,17 +341,24 @@ func TestExitCodes(t *testing.T) {
 func TestReport(t *testing.T) {
 	var b bytes.Buffer
 	r := &reporter{w: &b}
-	r.say(event{Event: "tunnel", State: "connected", Path: "dtls"}, "over %s", "DTLS")
+	r.say(event{Event: "tunnel", State: "connected", Path: "dtls"}, "connected over %s", "DTLS")
+	r.say(event{Event: "system", State: "closed"}, "nothing passes")
 	r.warn("mind %s", "this")
 	r.fail(&vpn.OpError{Op: "dial", Server: "gw", Err: errors.New("two\nlines \x1b[2J")}, exitFailed)
-	if want := "culvert: connected: over DTLS\nculvert: warning: mind this\nculvert: error: two lines \uFFFD[2J\n"; b.String() != want {
+	if want := "culvert: connected over DTLS\nculvert: nothing passes\nculvert: warning: mind this\nculvert: error: two lines \uFFFD[2J\n"; b.String() != want {
 		t.Errorf("got %q", b.String())
 	}
 	b.Reset()
 	r.colour = true
-	r.say(event{State: "connected"}, "x")
-	if !strings.Contains(b.String(), green+"connected"+plain) {
+	r.say(event{State: "connected"}, "connected to x")
+	if !strings.Contains(b.String(), green+"connected"+plain+" to x") {
 		t.Errorf("no colour in %q", b.String())
+	}
+	b.Reset()
+	r.inLog()
+	r.say(event{State: "connected"}, "connected to x")
+	if at, rest, ok := strings.Cut(b.String(), " culvert: "); !ok || rest != "connected to x\n" || len(at) < len(time.DateTime) {
+		t.Errorf("in a log: %q", b.String())
 	}
 	b.Reset()
 	r = &reporter{w: &b, json: true}

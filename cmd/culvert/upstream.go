@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"culvert.example/vpn"
+	"culvert.example/vpn/policy/plan"
 	"culvert.example/vpn/transport"
 	"culvert.example/vpn/transport/upstream"
 )
@@ -26,8 +27,9 @@ type upstreamFlags struct {
 	dialer *upstream.Dialer
 	// dial reaches the proxy, such as past the tunnel. Nil means vpn.Config.Dial.
 	dial vpn.DialFunc
-	// warned says that the warning about the password was given.
+	// warned says that the warning about the password was given, and choice which proxy was chosen and why.
 	warned bool
+	choice string
 }
 
 // add adds the flags to a command.
@@ -64,6 +66,7 @@ func (u *upstreamFlags) apply(a *app, argv *pflag.FlagSet, cfg *vpn.Config) erro
 	case err != nil:
 		return &usageError{err: err, hint: "See --proxy and --no-proxy in --help."}
 	}
+	u.choice = choice.String()
 	if choice.Proxy == nil {
 		if u.file != "" {
 			return usagef("--proxy-password-file: no proxy is used (%s)", choice.Reason)
@@ -94,6 +97,24 @@ func (u *upstreamFlags) apply(a *app, argv *pflag.FlagSet, cfg *vpn.Config) erro
 	}
 	cfg.Dial = u.dialer.DialContext
 	return nil
+}
+
+// forbiddenProxy returns the error of apply as the refusal of a setting of the profile that it is, if it is one.
+func forbiddenProxy(p *plan.Plan, err error) error {
+	path := ""
+	switch {
+	case p == nil || p.Profile == nil:
+		return err
+	case errors.Is(err, upstream.ErrLocal):
+		path = "AllowLocalProxyConnections"
+	case errors.Is(err, upstream.ErrLocked):
+		path = "ProxySettings"
+	default:
+		return err
+	}
+	r := p.Refuse(path, err.Error())
+	r.Err = err
+	return r
 }
 
 // gatewayAddress returns the host:port of the gateway's URL.

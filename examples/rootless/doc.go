@@ -3,6 +3,8 @@
 //	go run ./examples/rootless                                                 # shows it, with a gateway of its own
 //	go run ./examples/rootless -gateway vpn.example.com -user alice -- curl http://intranet.corp.example/
 //
+// With -servercert the gateway is trusted by its pin. With -help it says what else there is.
+//
 // The program is started in a user namespace, a network namespace and a mount namespace of its own. In there is nothing but a
 // loopback interface, a TUN device with the addresses of the tunnel and a route to it, and a resolv.conf that names the servers
 // of the tunnel. The tunnel itself stays outside, in this process, and is handed the device over a Unix socket:

@@ -30,6 +30,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	err := run(ctx, os.Args[1:], os.Stdout)
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		os.Exit(max(exit.ExitCode(), 1))
@@ -47,13 +50,31 @@ func fail(err error) {
 // run opens the tunnel and runs the command behind it.
 func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("rootless", flag.ContinueOnError)
-	server := flags.String("gateway", "", "the gateway (default: one inside this program, which knows a web page)")
-	user := flags.String("user", "", "log in as this user")
+	flags.SetOutput(out)
+	flags.Usage = func() {
+		fmt.Fprintf(out, `usage: rootless [flags] [-- command [argument ...]]
+
+It runs the command in a network of its own, in which there is nothing but the tunnel.
+
+Without -gateway the tunnel leads to a gateway inside this program, behind which there is the page http://%s/, and without
+a command it shows that. Another one can look at it too:
+
+  rootless -- curl http://%[1]s/
+
+`, gatewaytest.WebName)
+		flags.PrintDefaults()
+	}
+	server := flags.String("gateway", "", "the `address` of the gateway: host, host:port or https://host/group")
+	user := flags.String("user", "", "log in as the user `name`")
+	pin := flags.String("servercert", "", "the `pin` of the gateway, such as pin-sha256:..., instead of authorities; \"culvert serve\" prints its own")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	command := flags.Args()
 	cfg := &vpn.Config{Login: login.Chain(login.Fixed{Username: *user}, terminal.New(os.Stdin, os.Stderr))}
+	if *pin != "" {
+		cfg.Pins = []string{*pin}
+	}
 	if *server == "" {
 		gw, err := gatewaytest.Start(gatewaytest.Options{})
 		if err != nil {

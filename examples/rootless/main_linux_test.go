@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,12 +15,18 @@ import (
 	"testing"
 	"time"
 
+	"culvert.example/vpn"
 	"culvert.example/vpn/gateway/gatewaytest"
 	"culvert.example/vpn/internal/leak"
 )
 
 // TestMain lets the test binary be what the program is inside of the namespaces.
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == helpWord {
+		os.Args[1] = "--help"
+		main()
+		os.Exit(0)
+	}
 	if len(os.Args) > 1 && (os.Args[1] == insideWord || os.Args[1] == visitWord || os.Args[1] == parentWord) {
 		if os.Args[1] == parentWord {
 			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -32,8 +40,12 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// parentWord as the first argument has the test binary be the program itself, for a test as another user.
-const parentWord = "rootless-parent"
+// parentWord as the first argument has the test binary be the program itself, for a test as another user, and helpWord the program
+// with --help.
+const (
+	parentWord = "rootless-parent"
+	helpWord   = "rootless-help"
+)
 
 // need skips the test where there are no user namespaces, and fails it where there must be.
 func need(t *testing.T) {
@@ -134,6 +146,36 @@ func TestUnprivileged(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	check(t, string(out), nobody)
+}
+
+// TestHelp asks for help, which is no failure, and tries a gateway outside of the program.
+func TestHelp(t *testing.T) {
+	var out bytes.Buffer
+	err := run(t.Context(), []string{"--help"}, &out)
+	if !errors.Is(err, flag.ErrHelp) || !strings.Contains(out.String(), "http://"+gatewaytest.WebName+"/") {
+		t.Errorf("%v: %s", err, &out)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := exec.CommandContext(t.Context(), self, helpWord).Run(); err != nil {
+		t.Errorf("--help: %v", err)
+	}
+}
+
+// TestPin has the gateway trusted by its pin, and by no other.
+func TestPin(t *testing.T) {
+	gw := gatewaytest.New(t)
+	pin := "pin-sha256:" + strings.Repeat("A", 43) + "="
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := run(ctx, []string{"-gateway", gw.URL, "-servercert", pin, "--", "true"}, io.Discard); !errors.Is(err, vpn.ErrUntrusted) {
+		t.Errorf("with a wrong pin: %v", err)
+	}
+	if err := run(ctx, []string{"-gateway", gw.URL, "-servercert", gw.Pin, "--", "true"}, io.Discard); errors.Is(err, vpn.ErrUntrusted) || err == nil {
+		t.Errorf("with its pin the login is next, for which there is nobody: %v", err)
+	}
 }
 
 // TestStatus passes the exit status of the command on.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"culvert.example/vpn"
+	"culvert.example/vpn/host/certificates"
 	"culvert.example/vpn/policy/certificate"
 	"culvert.example/vpn/proxy"
 	"culvert.example/vpn/transport/login"
@@ -26,6 +28,8 @@ type host struct {
 	servers []string
 	// pins are keys that the profile wants it to have, on top of being trusted. Nil wants none.
 	pins *certificate.Pins
+	// wallet has the certificate for gateways that ask for one. Nil has none.
+	wallet *wallet
 	// refusal is why it cannot be connected to at all, or empty.
 	refusal string
 }
@@ -56,6 +60,7 @@ type app struct {
 	prefs   *choices
 	view    view
 	notes   notifier
+	machine machine // empty if it cannot be asked for
 	faulty  network // nil without the demonstration
 	step    time.Duration
 	logger  *slog.Logger
@@ -130,6 +135,9 @@ func (a *app) run(ctx context.Context, l net.Listener) error {
 
 	ticks := time.NewTicker(tick)
 	defer ticks.Stop()
+	if len(a.machine) > 0 {
+		a.work.Go(func() { a.watchMachine(inner) })
+	}
 	if a.prefs.on(settingConnectOnStart) && len(a.hosts) > 0 {
 		a.connect(inner, 0)
 	}
@@ -188,6 +196,8 @@ func (a *app) command(ctx context.Context, command string) {
 	switch command {
 	case cmdDisconnect:
 		a.disconnect(errUser)
+	case cmdMachine:
+		a.leaveMachine(ctx)
 	case cmdAnswer:
 		a.asker.again()
 	case cmdBanner:
@@ -239,11 +249,7 @@ func (a *app) connect(ctx context.Context, i int) {
 // configFor returns the configuration for a host.
 func (a *app) configFor(h host) vpn.Config {
 	c := a.config
-	c.Login = login.PrompterFunc(func(ctx context.Context, f *login.Form) error {
-		a.post(func() { a.m.asking = true })
-		defer a.post(func() { a.m.asking = false })
-		return a.asker.Answer(ctx, f)
-	})
+	c.Login = login.PrompterFunc(a.ask)
 	if a.user != "" {
 		c.Login = login.Chain(login.Fixed{Username: a.user}, c.Login)
 	}
@@ -251,6 +257,13 @@ func (a *app) configFor(h host) vpn.Config {
 		c.ReconnectTimeout = time.Second
 	}
 	return c
+}
+
+// ask puts a question to the user, which the model shows.
+func (a *app) ask(ctx context.Context, f *login.Form) error {
+	a.post(func() { a.m.asking = true })
+	defer a.post(func() { a.m.asking = false })
+	return a.asker.Answer(ctx, f)
 }
 
 // hold opens a tunnel to the host and follows it until it ends or ctx does. It returns why it has ended.
@@ -263,12 +276,23 @@ func (a *app) hold(ctx context.Context, h host, c vpn.Config, message string) er
 			return err
 		}
 	}
+	if h.wallet != nil {
+		c.TLS = &tls.Config{}
+		if a.config.TLS != nil {
+			c.TLS = a.config.TLS.Clone()
+		}
+		c.TLS.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return h.wallet.open(ctx, login.PrompterFunc(a.ask), func(text string) {
+				a.post(func() { a.notes.notify(notice{topic: topicTrouble, title: "Client certificates", body: text}) })
+			})
+		}
+	}
 	if h.pins != nil {
-		tls, err := (&certificate.Verifier{Pins: h.pins}).Config(c.TLS)
+		checked, err := (&certificate.Verifier{Pins: h.pins}).Config(c.TLS)
 		if err != nil {
 			return err
 		}
-		c.TLS = tls
+		c.TLS = checked
 	}
 	var t *vpn.Tunnel
 	var err error
@@ -292,7 +316,7 @@ func (a *app) hold(ctx context.Context, h host, c vpn.Config, message string) er
 
 // elsewhere reports whether another gateway could do better.
 func elsewhere(err error) bool {
-	for _, kind := range []error{vpn.ErrLogin, vpn.ErrPrompt, vpn.ErrUntrusted, errDeclined, errNoAnswer} {
+	for _, kind := range []error{vpn.ErrLogin, vpn.ErrPrompt, vpn.ErrUntrusted, errDeclined, errNoAnswer, certificates.ErrPassword} {
 		if errors.Is(err, kind) {
 			return false
 		}
@@ -367,7 +391,7 @@ func (a *app) cycle(now time.Time) {
 	case 1:
 		f.udp = true
 	case 2:
-		f.udp, f.all = true, true
+		f.all = true // alone, so that whoever unchecks it has a good network
 	}
 	if f != *a.m.faults {
 		a.m.faults = &f

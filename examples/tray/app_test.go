@@ -207,6 +207,10 @@ func TestReconnectOff(t *testing.T) {
 	if d := <-got; d != time.Second {
 		t.Errorf("it would try for %v", d)
 	}
+	a.do(cmdPreference + settingReconnect)
+	s.wait(t, "the preference as it was", func(m model) bool {
+		return slices.ContainsFunc(m.boxes, func(b box) bool { return b.setting == settingReconnect && b.checked })
+	})
 }
 
 func TestExpiry(t *testing.T) {
@@ -231,7 +235,7 @@ func TestCycle(t *testing.T) {
 	for s := range 9 {
 		a.cycle(noon.Add(time.Duration(s) * time.Second))
 	}
-	want := []faults{{udp: true}, {udp: true, all: true}, {}, {udp: true}, {udp: true, all: true}, {}}
+	want := []faults{{udp: true}, {all: true}, {}, {udp: true}, {all: true}, {}}
 	for i := range want {
 		want[i].cycling = true
 	}

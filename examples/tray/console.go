@@ -33,6 +33,8 @@ connect HOST    connects to a gateway, by its number or name
 disconnect      ends the tunnel
 stats           tells about the tunnel
 banner          shows the message of the gateway
+switches        lists the preferences and, in the demonstration, the faults of the network
+switch NUMBER   switches one of them on, or off again
 quit            ends this program, as the end of the input does
 `
 
@@ -40,6 +42,11 @@ func newConsole(in, out *os.File) *console {
 	c := &console{Prompter: terminal.New(in, out), in: in, out: out}
 	c.changed.L = &c.mu
 	return c
+}
+
+// welcome says what there is to begin with.
+func (c *console) welcome(proxy string) {
+	c.print("The proxy is %s. The command help lists the others.\n", proxy)
 }
 
 // show implements view.
@@ -125,6 +132,24 @@ func (c *console) commands(a *app) {
 			if banner := text(c.model().status.Banner); banner != "" {
 				c.print("%s\n", banner)
 			}
+		case "switches":
+			for i, e := range c.switches() {
+				mark := " "
+				if e.checked {
+					mark = "x"
+				}
+				c.print("%3d  [%s] %s\n", i+1, mark, e.title)
+			}
+		case "switch":
+			list := c.switches()
+			if n, err := strconv.Atoi(strings.TrimSpace(rest)); err != nil || n < 1 || n > len(list) {
+				c.print("There is no such switch; switches lists them.\n")
+			} else if e := list[n-1]; e.disabled {
+				c.print("%s: that cannot be switched. %s\n", e.title, e.hint)
+			} else {
+				a.do(e.id)
+				a.post(func() {}) // what comes next sees it done
+			}
 		case "quit", "exit":
 			a.do(cmdQuit)
 			return
@@ -132,6 +157,19 @@ func (c *console) commands(a *app) {
 			c.print("%s", consoleHelp)
 		}
 	}
+}
+
+// switches returns the entries of the menu that have a check box, without the gateways.
+func (c *console) switches() []entry {
+	var list []entry
+	for _, e := range c.model().menu(time.Now()) {
+		for _, child := range e.children {
+			if child.check && !strings.HasPrefix(child.id, cmdConnect) {
+				list = append(list, child)
+			}
+		}
+	}
+	return list
 }
 
 // find returns the place of the gateway with a number or a name, -1 if there is none. If there is just one, it need not be named.

@@ -35,7 +35,8 @@ func TestConsole(t *testing.T) {
 	a.config, a.message = d.config(), "the rules"
 	c := newConsole(in, out)
 	a.view, a.notes, a.asker = c, c, consoleAsker{c}
-	script := "help\nconnect nowhere\nhosts\nconnect 3\nn\nconnect demonstration\n" + gatewaytest.User + "\n" + gatewaytest.Password + "\nstats\nbanner\ndisconnect\nquit\n"
+	c.welcome(a.m.proxy)
+	script := "help\nswitch 9\nswitches\nswitch 2\nswitches\nswitch 2\nswitches\nconnect nowhere\nhosts\nconnect 3\nn\nconnect demonstration\n" + gatewaytest.User + "\n" + gatewaytest.Password + "\nstats\nbanner\ndisconnect\nquit\n"
 	if _, err := io.WriteString(type_, script); err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +60,8 @@ func TestConsole(t *testing.T) {
 	case text := <-said:
 		at := 0
 		for _, s := range []string{
-			"connect HOST", "There is no such gateway", "1  Demonstration", "3  Nobody there", "the rules", "state: Disconnected", "state: Connecting",
+			"The command help lists", "connect HOST", "no such switch",
+			"[x] Reconnect when", "[ ] Reconnect when", "[x] Reconnect when", "There is no such gateway", "1  Demonstration", "3  Nobody there", "the rules", "state: Disconnected", "state: Connecting",
 			"state: Connected to Demonstration", "Address: ", "Gateway: 127.0.0.1:", "Welcome to the <demonstration>", "state: Disconnected",
 		} {
 			i := strings.Index(text[at:], s)

@@ -6,6 +6,7 @@ require (
 	culvert.example/vpn v0.0.0
 	fyne.io/systray v1.12.2
 	github.com/godbus/dbus/v5 v5.2.4
+	github.com/youmark/pkcs8 v0.0.0-20240726163527-a2c0da244d78
 	golang.org/x/term v0.47.0
 )
 

@@ -1,6 +1,7 @@
 // Command tray shows a tunnel in the tray of the desktop: an icon that says how it stands, a menu with the gateways of the user's
 // profiles, notices when something happens, and the gateway's questions as a page in the browser. It is an example of a program
-// with the tunnel inside: nothing of the machine is changed, and other programs use the tunnel through a proxy.
+// with the tunnel inside: nothing of the machine is changed, and other programs use the tunnel through a proxy. A tunnel that the
+// whole machine uses, that of "culvert connect", is shown beside it.
 //
 //	go run ./examples/tray --demo
 //
@@ -15,7 +16,8 @@
 // it takes no cgo. Where there is none, the program says so, and offers the same at a terminal if it has one.
 //
 // The parts: model.go says what menu, icon and notices follow from a state, and is a pure function; app.go has the state and the
-// tunnel; tray_systray.go, desktop_unix.go, pages.go and console.go show, tell and ask.
+// tunnel; certify.go has the user's certificates, and machine.go the tunnel of the machine; tray_systray.go, desktop_unix.go, pages.go
+// and console.go show, tell and ask.
 package main
 
 import (
@@ -28,6 +30,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"os/signal"
 	"runtime"
 	"strings"
@@ -38,6 +41,7 @@ import (
 
 	"culvert.example/vpn"
 	"culvert.example/vpn/policy/certificate"
+	"culvert.example/vpn/policy/local"
 	"culvert.example/vpn/policy/preferences"
 	"culvert.example/vpn/policy/profile"
 )
@@ -50,7 +54,7 @@ type options struct {
 	demo, terminal, verbose bool
 	profile, user, pin      string
 	group, listen, browser  string
-	message                 string
+	message, culvert        string
 	step, wait              time.Duration
 	servers                 []string
 }
@@ -77,13 +81,14 @@ func parse(args []string, usage io.Writer) (*options, error) {
 	}
 	f.BoolVar(&o.demo, "demo", false, "bring a gateway along and go through what can happen")
 	f.DurationVar(&o.step, "demo-step", defaultStep, "how long each state of the demonstration lasts; 0 leaves that to the menu")
-	f.BoolVar(&o.terminal, "terminal", false, "use the terminal, even if there is a tray")
+	f.BoolVar(&o.terminal, "terminal", false, "use the terminal, even if there is a tray; the command help lists the others")
 	f.StringVar(&o.profile, "profile", "", "the AnyConnect `file` with the gateways; without it, those in the usual places")
 	f.StringVar(&o.user, "user", "", "the user `name`, to be asked for one thing less")
 	f.StringVar(&o.group, "authgroup", "", "the `group` to choose at the gateway")
 	f.StringVar(&o.pin, "servercert", "", "the `pin` of the gateways, such as pin-sha256:..., instead of authorities")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:1080", "the `address` of the proxy")
 	f.StringVar(&o.browser, "browser", "", "the `command` that shows a page, to which the address is added (default "+strings.Join(defaultBrowser(runtime.GOOS), " ")+")")
+	f.StringVar(&o.culvert, "culvert", "culvert", "the `command` that tells of the tunnel of the whole machine, such as \"sudo -n culvert\"; without it, none is shown")
 	f.StringVar(&o.message, "message", "", "the `text` to show before the first attempt to connect, if the profile wants one")
 	f.DurationVar(&o.wait, "wait", 10*time.Second, "how long to wait for a tray that is not there yet")
 	f.BoolVar(&o.verbose, "v", false, "log what happens to standard error")
@@ -129,7 +134,7 @@ func run(args []string) error {
 	case err != nil && !term.IsTerminal(int(os.Stdin.Fd())):
 		return fmt.Errorf("%w. With --terminal the program works at a terminal", err)
 	case err != nil:
-		fmt.Fprintf(os.Stderr, "tray: %s.\nGoing on at the terminal; help lists the commands.\n", line(err.Error()))
+		fmt.Fprintf(os.Stderr, "tray: %s.\nGoing on at the terminal.\n", line(err.Error()))
 	}
 
 	a, l, end, err := prepare(o, logger)
@@ -140,7 +145,7 @@ func run(args []string) error {
 	if desk == nil {
 		c := newConsole(os.Stdin, os.Stdout)
 		a.view, a.notes, a.asker = c, c, consoleAsker{c}
-		c.print("The proxy is %s.\n", a.m.proxy)
+		c.welcome(a.m.proxy)
 		// The reading of a terminal cannot be interrupted: it ends with the process.
 		go c.commands(a)
 		return a.run(ctx, l)
@@ -214,6 +219,11 @@ func prepare(o *options, logger *slog.Logger) (a *app, l net.Listener, end func(
 	a = newApp(hosts, prefs, l.Addr().String())
 	a.config, a.user, a.logger, a.faulty = config, o.user, logger, faulty
 	a.step = cmp.Or(o.step, defaultStep)
+	if command := strings.Fields(o.culvert); len(command) > 0 {
+		if _, err := exec.LookPath(command[0]); err == nil {
+			a.machine = command
+		}
+	}
 	if faulty != nil {
 		a.m.faults = &faults{cycling: o.step > 0}
 	}
@@ -233,9 +243,24 @@ func findHosts(o *options, prefs *choices) ([]host, error) {
 		}
 		prefs.prefs = p
 	}
+	policy, _, _, err := local.LoadFirst(local.Paths(runtime.GOOS, os.Getenv, ""), false)
+	if err != nil {
+		return nil, err
+	}
 	var hosts []host
 	for _, s := range o.servers {
-		hosts = append(hosts, host{name: displayName(s), servers: []string{s}})
+		hosts = append(hosts, host{name: displayName(s), servers: []string{s}, wallet: newWallet(nil, prefs.prefs, policy)})
+	}
+	// The gateways of a profile share what is opened once.
+	wallets := map[*profile.Profile]*wallet{}
+	add := func(p *profile.Profile, list []profile.Host) {
+		if wallets[p] == nil {
+			wallets[p] = newWallet(p, prefs.prefs, policy)
+		}
+		for _, h := range hostsOf(p, list) {
+			h.wallet = wallets[p]
+			hosts = append(hosts, h)
+		}
 	}
 	switch {
 	case o.profile != "":
@@ -244,7 +269,7 @@ func findHosts(o *options, prefs *choices) ([]host, error) {
 			return nil, err
 		}
 		prefs.profile = p
-		hosts = append(hosts, hostsOf(p, p.Hosts())...)
+		add(p, p.Hosts())
 	case len(hosts) == 0:
 		dirs := profile.Directories(runtime.GOOS, profile.VPN, os.Getenv, "", false)
 		all, err := profile.LoadDirectories(dirs, false)
@@ -253,7 +278,7 @@ func findHosts(o *options, prefs *choices) ([]host, error) {
 		}
 		for _, h := range all.Hosts() {
 			_, p, _ := all.Host(h.Name)
-			hosts = append(hosts, hostsOf(p, []profile.Host{h})...)
+			add(p, []profile.Host{h})
 		}
 		// The settings are those of one profile: the first one, as its gateways come first.
 		if len(all.Profiles) > 0 {

@@ -67,6 +67,9 @@ type model struct {
 	// proxy is the address that programs use the tunnel through.
 	proxy string
 	boxes []box
+	// machine is the tunnel of the whole machine, which another program has, and leaving says that it is being ended.
+	machine machineTunnel
+	leaving bool
 	// faults are those of the demonstration: nil without one.
 	faults *faults
 }
@@ -149,6 +152,7 @@ type entry struct {
 const (
 	cmdConnect    = "connect/"
 	cmdDisconnect = "disconnect"
+	cmdMachine    = "machine/disconnect"
 	cmdAnswer     = "answer"
 	cmdBanner     = "banner"
 	cmdPreference = "preference/"
@@ -200,6 +204,8 @@ func (m model) menu(now time.Time) []entry {
 		info("expires", "Ends at the latest", expires),
 		{id: "proxy", title: "Proxy: " + m.proxy, hint: "SOCKS5 and HTTP; what goes through it goes through the tunnel.", disabled: true},
 		{id: cmdBanner, title: "Show banner...", disabled: !m.up() || s.Banner == ""},
+		{id: "machine", title: m.machine.title(), hint: "The tunnel of culvert connect, which all programs use.", disabled: true, hidden: !m.machine.there()},
+		{id: cmdMachine, title: "Disconnect this machine", disabled: m.leaving, hidden: !m.machine.there()},
 	}
 	if len(m.boxes) > 0 {
 		var boxes []entry

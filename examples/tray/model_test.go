@@ -44,7 +44,7 @@ func TestModel(t *testing.T) {
 		checked           []string
 	}{
 		"disconnected": {m: idle, symbol: symbolOff, headline: "Disconnected",
-			shown: []string{"Proxy: 127.0.0.1:1080"}, hidden: []string{"Path: ", "Address: ", "Since: ", "Traffic: ", "Answer the question..."},
+			shown: []string{"Proxy: 127.0.0.1:1080"}, hidden: []string{"This machine: ", "Disconnect this machine", "Path: ", "Address: ", "Since: ", "Traffic: ", "Answer the question..."},
 			enabled: []string{"connect/0", "connect/1", cmdQuit}, disabled: []string{cmdDisconnect, cmdBanner}},
 		"connecting": {m: with(idle, func(m *model) { m.state, m.host = connecting, "North" }), symbol: symbolBusy, headline: "Connecting, North",
 			enabled: []string{cmdDisconnect, cmdQuit}, disabled: []string{"connect/0", "connect/1", cmdBanner}, checked: []string{"connect/0"}},
@@ -70,6 +70,12 @@ func TestModel(t *testing.T) {
 		"with preferences": {m: with(idle, func(m *model) {
 			m.boxes = []box{{setting: "A", title: "a", checked: true}, {setting: "B", title: "b", why: "fixed"}}
 		}), symbol: symbolOff, headline: "Disconnected", enabled: []string{"preference/A"}, disabled: []string{"preference/B"}, checked: []string{"preference/A"}},
+		"machine": {m: with(idle, func(m *model) {
+			m.machine = machineTunnel{State: "connected", Server: "https://gw.example", Path: "tls"}
+		}),
+			symbol: symbolOff, headline: "Disconnected", shown: []string{"This machine: connected, gw.example over TLS"}, enabled: []string{cmdMachine}},
+		"machine, leaving": {m: with(idle, func(m *model) { m.machine, m.leaving = machineTunnel{State: "connected"}, true }),
+			symbol: symbolOff, headline: "Disconnected", shown: []string{"This machine: connected"}, disabled: []string{cmdMachine}},
 		"demonstration": {m: with(up("tls"), func(m *model) { m.faults = &faults{udp: true} }), symbol: symbolTLS, headline: "Connected to South over TLS",
 			enabled: []string{"fault/all", "fault/end"}, checked: []string{"connect/1", "fault/udp"}},
 	} {

@@ -90,7 +90,9 @@ func formPage(f *login.Form) (page, []int) {
 			pg.Texts = append(pg.Texts, t)
 		}
 	}
-	pg.Texts = append(pg.Texts, "The gateway "+line(f.Gateway)+" asks.")
+	if f.Gateway != "" {
+		pg.Texts = append(pg.Texts, "The gateway "+line(f.Gateway)+" asks.")
+	}
 	var open []int
 	for i := range f.Fields {
 		fl := &f.Fields[i]

@@ -398,7 +398,13 @@ func (b *lockedBuffer) String() string {
 // startProgram starts the tray on a bus. An empty address means none.
 func startProgram(t *testing.T, address string, stdin io.Reader, args ...string) *program {
 	t.Helper()
-	p := &program{t: t, dir: t.TempDir(), ended: make(chan error, 1)}
+	return startProgramIn(t, t.TempDir(), address, stdin, args...)
+}
+
+// startProgramIn is startProgram for a user whose directory there is already.
+func startProgramIn(t *testing.T, home, address string, stdin io.Reader, args ...string) *program {
+	t.Helper()
+	p := &program{t: t, dir: home, ended: make(chan error, 1)}
 	p.pages = filepath.Join(t.TempDir(), "pages")
 	show := filepath.Join(filepath.Dir(p.pages), "browser")
 	if err := os.WriteFile(show, []byte("#!/bin/sh\nprintf '%s\\n' \"$2\" >>\"$1\"\n"), 0o700); err != nil {

@@ -303,6 +303,30 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestWhy: a sentence is made of every reason.
+func TestWhy(t *testing.T) {
+	s := up(t, Config{})
+	if why := s.m.Report().Why(); why != "" {
+		t.Errorf("on the flow path: %q", why)
+	}
+	s.step(Event{Kind: FailOver})
+	r := s.m.Report()
+	if err := r.Check(Flow); r.Why() != "somebody wanted it so" || !strings.Contains(err.Error(), "because of a command") {
+		t.Errorf("%q, %v", r.Why(), err)
+	}
+	seen := map[string]bool{}
+	for r.Reason = Panic; r.Reason <= NoSwitch; r.Reason++ {
+		if why := r.Why(); !strings.Contains(why, " ") || seen[why] {
+			t.Errorf("%v: %q", r.Reason, why)
+		}
+		seen[r.Why()] = true
+	}
+	r.Part, r.Reason = "content-filter", Panic
+	if why := r.Why(); why != "the content-filter has panicked" {
+		t.Errorf("%q", why)
+	}
+}
+
 func TestReportString(t *testing.T) {
 	s := up(t, Config{})
 	s.at(60_000)

@@ -94,9 +94,37 @@ func (r Report) Check(want Path) error {
 	return nil
 }
 
+// Why says in a sentence without an end why packets do not take the flow path, and "" if there is no reason.
+func (r Report) Why() string {
+	part := "the " + r.Part
+	if r.Part == "" {
+		part = "a component"
+	}
+	switch r.Reason {
+	case None:
+		return ""
+	case Panic:
+		return part + " has panicked"
+	case Watchdog:
+		return part + " shows no sign of life"
+	case Overload:
+		return part + " has more to do than it can"
+	case TooSlow:
+		return part + " did not start in time"
+	case Command:
+		return "somebody wanted it so"
+	case NoSwitch:
+		return "another path could not be taken"
+	}
+	return part + " has failed"
+}
+
 // cause returns the reason in words.
 func (r Report) cause() string {
 	s := r.Reason.String()
+	if r.Reason == Command {
+		s = "a command"
+	}
 	if r.Part != "" {
 		s += " of the " + r.Part
 	}

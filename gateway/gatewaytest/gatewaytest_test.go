@@ -108,7 +108,7 @@ func TestInside(t *testing.T) {
 			gw := gatewaytest.New(t, tt.options)
 			tun := dial(t, gw, nil)
 			if tt.path == "dtls" {
-				eventually(t, "DTLS is up", 10*time.Second, func() bool { return tun.Status().Path == "dtls" })
+				eventually(t, "DTLS is up", 20*time.Second, func() bool { return tun.Status().Path == "dtls" })
 			}
 			c := browser(t, tun)
 			for _, host := range []string{gatewaytest.WebName, "www", gatewaytest.Alias, gatewaytest.BigName, gw.Web.String()} {
@@ -176,13 +176,13 @@ func TestFaults(t *testing.T) {
 			t.Parallel()
 			gw := gatewaytest.New(t)
 			tun := dial(t, gw, nil)
-			eventually(t, "DTLS is up", 10*time.Second, func() bool { return tun.Status().Path == "dtls" })
+			eventually(t, "DTLS is up", 20*time.Second, func() bool { return tun.Status().Path == "dtls" })
 			c := browser(t, tun)
 			echoes(t, c, 1000)
 			tt.fault(gw)
 			echoes(t, c, 200_000)
 			if tt.path != "" {
-				eventually(t, "packets go by "+tt.path, 5*time.Second, func() bool { return tun.Status().Path == tt.path })
+				eventually(t, "packets go by "+tt.path, 20*time.Second, func() bool { return tun.Status().Path == tt.path })
 			}
 			if n := len(gw.Sessions()); n != 1 {
 				t.Errorf("%d sessions", n)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -12,68 +11,19 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
+
+	"culvert.example/vpn/internal/issue"
 )
 
-// An issued is a certificate with its key.
-type issued struct {
-	*x509.Certificate
-	key crypto.Signer
-}
-
-// issue makes a certificate; by is nil for one that issues itself.
-func issue(tb testing.TB, name string, by *issued, ca bool) *issued {
-	tb.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return issueFor(tb, name, by, ca, key)
-}
-
-func issueFor(tb testing.TB, name string, by *issued, ca bool, key crypto.Signer) *issued {
-	tb.Helper()
-	serial, err := rand.Int(rand.Reader, big.NewInt(1<<60))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: ca, BasicConstraintsValid: true,
-	}
-	parent, signer := template, key
-	if by != nil {
-		parent, signer = by.Certificate, by.key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return &issued{c, key}
-}
-
-func (c *issued) pem() string {
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
-}
-
-func (c *issued) keyPEM(tb testing.TB) string {
-	tb.Helper()
-	der, err := x509.MarshalPKCS8PrivateKey(c.key)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+// sign makes a certificate; by is nil for one that issues itself.
+func sign(name string, by *issue.Certificate, ca bool) *issue.Certificate {
+	return issue.New(x509.Certificate{Subject: pkix.Name{CommonName: name}, IsCA: ca}, by)
 }
 
 func write(tb testing.TB, text string, perm os.FileMode, elements ...string) string {
@@ -134,25 +84,25 @@ func TestDirectories(t *testing.T) {
 }
 
 func TestPEM(t *testing.T) {
-	root := issue(t, "root", nil, true)
-	middle := issue(t, "middle", root, true)
-	other := issue(t, "other root", nil, true)
-	alice, bob, carol, dave, eve := issue(t, "alice", middle, false), issue(t, "bob", middle, false), issue(t, "carol", root, false), issue(t, "dave", nil, false), issue(t, "eve", root, false)
+	root := sign("root", nil, true)
+	middle := sign("middle", root, true)
+	other := sign("other root", nil, true)
+	alice, bob, carol, dave, eve := sign("alice", middle, false), sign("bob", middle, false), sign("carol", root, false), sign("dave", nil, false), sign("eve", root, false)
 	home := t.TempDir()
 	dir := filepath.Join(home, ".cisco/certificates")
-	write(t, root.pem()+middle.pem(), 0o644, dir, "ca/bundle.pem")
+	write(t, root.PEM()+middle.PEM(), 0o644, dir, "ca/bundle.pem")
 	write(t, string(root.Raw), 0o644, dir, "ca/root.cer")
-	write(t, other.pem(), 0o644, dir, "ca/other.crt")
+	write(t, other.PEM(), 0o644, dir, "ca/other.crt")
 	write(t, "nonsense", 0o644, dir, "ca/broken.pem")
 	write(t, "not looked at", 0o644, dir, "ca/README")
 	write(t, "-----BEGIN TRUSTED CERTIFICATE-----\nMAA=\n-----END TRUSTED CERTIFICATE-----\n", 0o644, dir, "ca/trusted.pem")
-	write(t, alice.pem(), 0o644, dir, "client/alice.pem")
-	write(t, alice.keyPEM(t), 0o600, dir, "client/private/alice.key")
+	write(t, alice.PEM(), 0o644, dir, "client/alice.pem")
+	write(t, alice.KeyPEM(), 0o600, dir, "client/private/alice.key")
 	// An authority in front, and the key in the same file.
-	write(t, middle.pem()+bob.pem()+bob.keyPEM(t), 0o600, dir, "client/bob.pem")
-	write(t, carol.pem(), 0o644, dir, "client/carol.pem")
-	write(t, dave.pem(), 0o644, dir, "client/dave.pem")
-	write(t, eve.keyPEM(t), 0o644, dir, "client/private/dave.pem") // somebody else's key, and others may read it
+	write(t, middle.PEM()+bob.PEM()+bob.KeyPEM(), 0o600, dir, "client/bob.pem")
+	write(t, carol.PEM(), 0o644, dir, "client/carol.pem")
+	write(t, dave.PEM(), 0o644, dir, "client/dave.pem")
+	write(t, eve.KeyPEM(), 0o644, dir, "client/private/dave.pem") // somebody else's key, and others may read it
 	s := Open(PEMUser, Options{System: "linux", Getenv: environment("HOME", home)})
 
 	if want := []string{dir}; !slices.Equal(s.Directories, want) {
@@ -228,9 +178,9 @@ func TestPEM(t *testing.T) {
 // The machine's store is read only as far as the reader that was given trusts it.
 func TestMachine(t *testing.T) {
 	image := t.TempDir()
-	good, bad := issue(t, "good", nil, true), issue(t, "bad", nil, true)
-	write(t, good.pem(), 0o644, image, "opt/.cisco/certificates/ca/good.pem")
-	write(t, bad.pem(), 0o644, image, "opt/.cisco/certificates/ca/bad.pem")
+	good, bad := sign("good", nil, true), sign("bad", nil, true)
+	write(t, good.PEM(), 0o644, image, "opt/.cisco/certificates/ca/good.pem")
+	write(t, bad.PEM(), 0o644, image, "opt/.cisco/certificates/ca/bad.pem")
 	untrusted := errors.New("could have been written by others")
 	s := Open(PEMMachine, Options{System: "linux", Root: image, ReadMachine: func(path string) ([]byte, error) {
 		if strings.HasSuffix(path, "bad.pem") {
@@ -244,12 +194,12 @@ func TestMachine(t *testing.T) {
 }
 
 func TestKeys(t *testing.T) {
-	ec := issue(t, "ec", nil, false)
+	ec := sign("ec", nil, false)
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
-	sec1, err := x509.MarshalECPrivateKey(ec.key.(*ecdsa.PrivateKey))
+	sec1, err := x509.MarshalECPrivateKey(ec.Key.(*ecdsa.PrivateKey))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +216,7 @@ func TestKeys(t *testing.T) {
 			if password != "right" {
 				return nil, errors.New("structure error")
 			}
-			return ec.key, nil
+			return ec.Key, nil
 		},
 	}
 	wrong := unlock
@@ -279,7 +229,7 @@ func TestKeys(t *testing.T) {
 		unlock     Unlock
 		want       error
 	}{
-		{"PKCS#8", ec.keyPEM(t), Unlock{}, nil},
+		{"PKCS#8", ec.KeyPEM(), Unlock{}, nil},
 		{"SEC 1", block("EC PRIVATE KEY", sec1), Unlock{}, nil},
 		{"PKCS#1", block("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(rsaKey)), Unlock{}, nil},
 		{"behind parameters", "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n" + block("EC PRIVATE KEY", sec1), Unlock{}, nil},
@@ -290,7 +240,7 @@ func TestKeys(t *testing.T) {
 		{"encrypted, cancelled", block("ENCRYPTED PRIVATE KEY", []byte{0x30, 0}), cancel, cancelled},
 		{"encrypted, not supported", block("ENCRYPTED PRIVATE KEY", []byte{0x30, 0}), Unlock{}, ErrKey},
 		{"broken", block("PRIVATE KEY", []byte{1, 2, 3}), Unlock{}, ErrKey},
-		{"none", ec.pem(), Unlock{}, ErrKey},
+		{"none", ec.PEM(), Unlock{}, ErrKey},
 		{"empty", "", Unlock{}, ErrKey},
 	} {
 		key, err := parseKey("file.key", []byte(tt.text), tt.unlock)
@@ -304,29 +254,29 @@ func TestKeys(t *testing.T) {
 }
 
 func TestArrange(t *testing.T) {
-	root := issue(t, "root", nil, true)
-	one := issue(t, "one", root, true)
-	two := issue(t, "two", one, true)
+	root := sign("root", nil, true)
+	one := sign("one", root, true)
+	two := sign("two", one, true)
 	// Another authority with the same name, which has not signed.
-	impostor := issue(t, "two", nil, true)
-	leaf := issue(t, "leaf", two, false)
-	for _, order := range [][]*issued{{leaf, two, one, root}, {root, one, two, leaf}, {impostor, two, leaf, root, one, one}} {
+	impostor := sign("two", nil, true)
+	leaf := sign("leaf", two, false)
+	for _, order := range [][]*issue.Certificate{{leaf, two, one, root}, {root, one, two, leaf}, {impostor, two, leaf, root, one, one}} {
 		var certs []*x509.Certificate
 		for _, c := range order {
 			certs = append(certs, c.Certificate)
 		}
 		var got []string
-		for _, c := range Arrange(leaf.key.Public(), certs) {
+		for _, c := range Arrange(leaf.Key.Public(), certs) {
 			got = append(got, c.Subject.CommonName)
 		}
 		if want := []string{"leaf", "two", "one"}; !slices.Equal(got, want) {
 			t.Errorf("%q, want %q", got, want)
 		}
-		if got := Arrange(issue(t, "x", nil, false).key.Public(), certs); got != nil {
+		if got := Arrange(sign("x", nil, false).Key.Public(), certs); got != nil {
 			t.Errorf("a key of none: %v", got)
 		}
 	}
-	if got := Arrange(root.key.Public(), []*x509.Certificate{root.Certificate}); len(got) != 1 {
+	if got := Arrange(root.Key.Public(), []*x509.Certificate{root.Certificate}); len(got) != 1 {
 		t.Errorf("a certificate that issued itself: %d certificates", len(got))
 	}
 }
@@ -372,12 +322,12 @@ func TestFirefox(t *testing.T) {
 	certutil("-S", "-z", noiseFile, "-n", "Corp", "-s", "CN=Corp", "-x", "-t", "C,,", "-k", "ec", "-q", "nistp256", "-m", "1", "-v", "12", "-2")
 	certutil("-S", "-z", noiseFile, "-n", "Middle", "-s", "CN=Middle", "-c", "Corp", "-t", ",,", "-k", "ec", "-q", "nistp256", "-m", "2", "-v", "12", "-2")
 	certutil("-S", "-z", noiseFile, "-n", "alice", "-s", "CN=alice", "-c", "Middle", "-t", ",,", "-k", "ec", "-q", "nistp256", "-m", "3", "-v", "12")
-	bad := issue(t, "Bad", nil, true)
-	peer := issue(t, "vpn.example.com", nil, false)
-	certutil("-A", "-n", "Bad", "-i", write(t, bad.pem(), 0o644, home, "bad.pem"), "-t", "p,,", "-a")
-	certutil("-A", "-n", "Peer", "-i", write(t, peer.pem(), 0o644, home, "peer.pem"), "-t", "P,,", "-a")
-	ca := issue(t, "Peer CA", nil, true)
-	certutil("-A", "-n", "Peer CA", "-i", write(t, ca.pem(), 0o644, home, "ca.pem"), "-t", "P,,", "-a")
+	bad := sign("Bad", nil, true)
+	peer := sign("vpn.example.com", nil, false)
+	certutil("-A", "-n", "Bad", "-i", write(t, bad.PEM(), 0o644, home, "bad.pem"), "-t", "p,,", "-a")
+	certutil("-A", "-n", "Peer", "-i", write(t, peer.PEM(), 0o644, home, "peer.pem"), "-t", "P,,", "-a")
+	ca := sign("Peer CA", nil, true)
+	certutil("-A", "-n", "Peer CA", "-i", write(t, ca.PEM(), 0o644, home, "ca.pem"), "-t", "P,,", "-a")
 
 	s := Open(Firefox, Options{System: "linux", Getenv: env})
 	if want := []string{profile}; !slices.Equal(s.Directories, want) {
@@ -493,10 +443,10 @@ func FuzzParseProfiles(f *testing.F) {
 }
 
 func FuzzParsePEM(f *testing.F) {
-	c := issue(f, "c", nil, true)
-	f.Add([]byte(c.pem()))
+	c := sign("c", nil, true)
+	f.Add([]byte(c.PEM()))
 	f.Add(c.Raw)
-	f.Add([]byte(c.keyPEM(f)))
+	f.Add([]byte(c.KeyPEM()))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		certs, problems := ParsePEM(data)
 		if len(certs)+len(problems) == 0 {

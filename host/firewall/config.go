@@ -66,7 +66,7 @@ type Config struct {
 
 // An Endpoint is where a gateway listens.
 type Endpoint struct {
-	// Addr is its address and port. Link-local addresses are refused (D792), as are multicast ones and port 0.
+	// Addr is its address and port. Link-local addresses are refused, as are multicast ones and port 0.
 	Addr netip.AddrPort
 	// Network is "tcp" or "udp", or "" for both.
 	Network string
@@ -77,9 +77,10 @@ type Endpoint struct {
 type Portal struct {
 	// Until is when it closes. The zero Time, or one that is past, means that it is not open. At most an hour from now.
 	Until time.Time
-	// Ports are the TCP ports that may be connected to, 80 and 443 if there are none. At most 16. Names are found through
-	// Resolvers.
+	// Ports are the TCP ports that may be connected to, 80 and 443 if there are none. At most 16.
 	Ports []uint16
+	// Resolvers are DNS servers that may be asked for names, over UDP and TCP. A port of 0 means 53. At most 64.
+	Resolvers []netip.AddrPort
 }
 
 func invalid(format string, args ...any) error {
@@ -159,27 +160,14 @@ func (c Config) normal(now time.Time) (Config, error) {
 		return c, invalid("Mark: %#x has bits outside of Mask %#x, so that no packet would match", c.Mark, c.Mask)
 	}
 
-	if len(c.Resolvers) > maxEndpoints/4 {
-		return c, invalid("Resolvers: %d of them, at most %d", len(c.Resolvers), maxEndpoints/4)
+	var err error
+	if c.Resolvers, err = checkResolvers("Resolvers", c.Resolvers); err != nil {
+		return c, err
 	}
-	resolvers := make([]netip.AddrPort, 0, len(c.Resolvers))
-	for i, r := range c.Resolvers {
-		addr, err := checkUnicast(fmt.Sprintf("Resolvers[%d]", i), r.Addr())
-		if err != nil {
-			return c, err
-		}
-		port := r.Port()
-		if port == 0 {
-			port = 53
-		}
-		resolvers = append(resolvers, netip.AddrPortFrom(addr, port))
-	}
-	c.Resolvers = unique(resolvers, netip.AddrPort.Compare)
 
 	if n := len(c.Hosts) + len(c.LAN); n > maxPrefixes {
 		return c, invalid("Hosts and LAN: %d prefixes, at most %d", n, maxPrefixes)
 	}
-	var err error
 	if c.Hosts, err = checkPrefixes("Hosts", c.Hosts, nil); err != nil {
 		return c, err
 	}
@@ -214,7 +202,29 @@ func (p Portal) normal(now time.Time) (Portal, error) {
 		p.Ports = []uint16{80, 443}
 	}
 	p.Ports = slices.Compact(slices.Sorted(slices.Values(p.Ports)))
-	return p, nil
+	var err error
+	p.Resolvers, err = checkResolvers("Portal.Resolvers", p.Resolvers)
+	return p, err
+}
+
+// checkResolvers returns DNS servers with their ports, sorted and without duplicates.
+func checkResolvers(field string, servers []netip.AddrPort) ([]netip.AddrPort, error) {
+	if len(servers) > maxEndpoints/4 {
+		return nil, invalid("%s: %d of them, at most %d", field, len(servers), maxEndpoints/4)
+	}
+	resolvers := make([]netip.AddrPort, 0, len(servers))
+	for i, r := range servers {
+		addr, err := checkUnicast(fmt.Sprintf("%s[%d]", field, i), r.Addr())
+		if err != nil {
+			return nil, err
+		}
+		port := r.Port()
+		if port == 0 {
+			port = 53
+		}
+		resolvers = append(resolvers, netip.AddrPortFrom(addr, port))
+	}
+	return unique(resolvers, netip.AddrPort.Compare), nil
 }
 
 // checkInterface refuses what the kernel does not take for the name of an interface.

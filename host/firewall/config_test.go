@@ -36,7 +36,7 @@ func TestConfigNormal(t *testing.T) {
 		Resolvers: addrPorts("[fe80::53%eth0]:0", "198.51.100.53:5353"),
 		Hosts:     prefixes("203.0.113.7/24", "::ffff:203.0.113.0/120"),
 		LAN:       prefixes("192.168.1.9/24", "fe80::/10"),
-		Portal:    Portal{Until: now.Add(time.Minute)},
+		Portal:    Portal{Until: now.Add(time.Minute), Resolvers: addrPorts("198.51.100.53:0", "198.51.100.53:53")},
 		Lease:     time.Minute,
 	}.normal(now)
 	if err != nil {
@@ -51,7 +51,7 @@ func TestConfigNormal(t *testing.T) {
 		Resolvers: addrPorts("198.51.100.53:5353", "[fe80::53]:53"),
 		Hosts:     prefixes("203.0.113.0/24"),
 		LAN:       prefixes("192.168.1.0/24", "fe80::/10"),
-		Portal:    Portal{Until: now.Add(time.Minute), Ports: []uint16{80, 443}},
+		Portal:    Portal{Until: now.Add(time.Minute), Ports: []uint16{80, 443}, Resolvers: addrPorts("198.51.100.53:53")},
 		Lease:     time.Minute,
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -104,6 +104,7 @@ func TestConfigInvalid(t *testing.T) {
 		{Config{Portal: Portal{Until: now.Add(2 * time.Hour)}}, "Portal.Until"},
 		{Config{Portal: Portal{Until: now.Add(time.Minute), Ports: []uint16{80, 0}}}, "Portal.Ports"},
 		{Config{Portal: Portal{Ports: make([]uint16, 17)}}, "Portal.Ports"},
+		{Config{Portal: Portal{Until: now.Add(time.Minute), Resolvers: make([]netip.AddrPort, 1)}}, "Portal.Resolvers[0]"},
 		{Config{Lease: time.Millisecond}, "Lease"},
 		{Config{Lease: time.Hour}, "Lease"},
 		{Config{Lease: -1}, "Lease"},

@@ -83,7 +83,8 @@ type Firewall struct {
 // Count is what a rule has seen.
 type Count struct {
 	// Packets and Bytes are totals since the first Apply; later ones carry them on.
-	Packets, Bytes uint64
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
 }
 
 // Stats counts what was let through and what was not, by the reason. Packets on the loopback interface are not counted.
@@ -91,12 +92,23 @@ type Stats struct {
 	// Tunnel is what went through the tunnel device, Gateway to and from the gateways, Marked what our own sockets sent and
 	// their answers, Resolver, Hosts, LAN, Guests and Portal what those fields of the Config allow, DHCP both versions of
 	// it, and Neighbour the discovery of IPv6 with the errors of ICMP.
-	Tunnel, Gateway, Marked, Resolver, Hosts, LAN, Guests, Portal, DHCP, Neighbour Count
+	Tunnel    Count `json:"tunnel"`
+	Gateway   Count `json:"gateway"`
+	Marked    Count `json:"marked"`
+	Resolver  Count `json:"resolver"`
+	Hosts     Count `json:"hosts"`
+	LAN       Count `json:"lan"`
+	Guests    Count `json:"guests"`
+	Portal    Count `json:"portal"`
+	DHCP      Count `json:"dhcp"`
+	Neighbour Count `json:"neighbour"`
 	// Expired passed because the Lease had run out.
-	Expired Count
+	Expired Count `json:"expired"`
 	// DroppedOut was sent by this machine, DroppedIn was sent to it, DroppedForward came from somebody else for somebody
 	// else. None of it passed.
-	DroppedOut, DroppedIn, DroppedForward Count
+	DroppedOut     Count `json:"dropped_out"`
+	DroppedIn      Count `json:"dropped_in"`
+	DroppedForward Count `json:"dropped_forward"`
 }
 
 // A Policy says what Watch does about a change that somebody else made.

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"culvert.example/vpn/internal/leak"
+	"culvert.example/vpn/internal/netns"
 )
 
 // A probe is a packet that pc tries to send, and how the other end of the cable sees it.
@@ -83,13 +84,13 @@ func leaks() []probe {
 // check sends probes and fails for each that passes when it must not, or the other way round.
 func (w *world) check(when string, probes []probe, pass bool) {
 	w.t.Helper()
-	w.linkTap.reset()
+	w.linkTap.Forget()
 	for _, p := range probes {
 		p.send(w)
 	}
 	w.settle()
 	for _, p := range probes {
-		if got := w.linkTap.count(p.key) > 0; got != pass {
+		if got := w.linkTap.Count(p.key) > 0; got != pass {
 			w.t.Errorf("%s, %s left: %v, want %v", when, p.name, got, pass)
 		}
 	}
@@ -316,10 +317,10 @@ func TestTunnelVision(t *testing.T) {
 
 	through := func(when string, want bool) {
 		t.Helper()
-		w.tap.reset()
+		w.tap.Forget()
 		w.check(when, inside, false)
 		for _, p := range inside {
-			if got := w.tap.count(p.key) > 0; got != want {
+			if got := w.tap.Count(p.key) > 0; got != want {
 				t.Errorf("%s, %s went through the tunnel: %v, want %v", when, p.name, got, want)
 			}
 		}
@@ -367,22 +368,22 @@ func TestForwarding(t *testing.T) {
 			c.Write([]byte("x"))
 		})
 	}
-	arrive := func(tp *tap, key string, want bool) {
+	arrive := func(tp *netns.Tap, key string, want bool) {
 		t.Helper()
-		for deadline := time.Now().Add(2 * time.Second); want && tp.count(key) == 0 && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(2 * time.Second); want && tp.Count(key) == 0 && time.Now().Before(deadline); {
 			time.Sleep(time.Millisecond)
 		}
 		if !want {
 			time.Sleep(20 * time.Millisecond)
 			w.settle()
 		}
-		if got := tp.count(key) > 0; got != want {
+		if got := tp.Count(key) > 0; got != want {
 			t.Errorf("%q arrived: %v, want %v", key, got, want)
 		}
 	}
 	all := func(want bool) {
 		t.Helper()
-		w.linkTap.reset()
+		w.linkTap.Forget()
 		for _, to := range []string{other4 + ":443", "[" + other6 + "]:443", gateway4 + ":443"} {
 			send(to)
 			a := netip.MustParseAddrPort(to)
@@ -421,7 +422,7 @@ func TestNoGap(t *testing.T) {
 	leak.Check(t)
 	w := newWorld(t)
 	w.apply(w.config())
-	w.linkTap.reset()
+	w.linkTap.Forget()
 	stop := make(chan struct{})
 	var sender sync.WaitGroup
 	sent, refused := 0, 0
@@ -456,7 +457,7 @@ func TestNoGap(t *testing.T) {
 	close(stop)
 	sender.Wait()
 	w.settle()
-	if n := w.linkTap.count("udp " + other4 + " 443"); n > 0 || refused > 0 || sent < 100 {
+	if n := w.linkTap.Count("udp " + other4 + " 443"); n > 0 || refused > 0 || sent < 100 {
 		t.Errorf("%d of %d packets leaked, and %d to the gateway were refused", n, sent, refused)
 	}
 	last, err := w.fw.Stats(t.Context())
@@ -470,9 +471,12 @@ func TestPortal(t *testing.T) {
 	t.Parallel() // it is the kernel that takes its time
 	w := newWorld(t)
 	cfg := w.config()
-	cfg.Portal = Portal{Until: time.Now().Add(1500 * time.Millisecond), Ports: []uint16{80, 8080}}
+	cfg.Resolvers = nil
+	cfg.Portal = Portal{Until: time.Now().Add(1500 * time.Millisecond), Ports: []uint16{80, 8080}, Resolvers: []netip.AddrPort{
+		netip.AddrPortFrom(netip.MustParseAddr(resolver4), 0), netip.AddrPortFrom(netip.MustParseAddr(resolver6), 0),
+	}}
 	w.apply(cfg)
-	pages := []probe{tcpProbe(other4 + ":80"), tcpProbe("[" + other6 + "]:8080")}
+	pages := []probe{tcpProbe(other4 + ":80"), tcpProbe("[" + other6 + "]:8080"), udpProbe(resolver4 + ":53"), udpProbe("[" + resolver6 + "]:53"), tcpProbe(resolver4 + ":53")}
 	w.check("window open", pages, true)
 	w.check("window open", []probe{udpProbe(other4 + ":80"), tcpProbe(other4 + ":443"), udpProbe(other4 + ":53")}, false)
 	// A whole conversation passes.

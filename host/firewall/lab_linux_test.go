@@ -2,12 +2,10 @@ package firewall
 
 import (
 	"encoding/binary"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -25,9 +23,9 @@ type world struct {
 	t            *testing.T
 	lab          *netns.Lab
 	pc, net, far *netns.Host
-	link, tun    string // interfaces of pc
-	atNet        string // the other end of link
-	linkTap, tap *tap   // what arrives at net and at far
+	link, tun    string     // interfaces of pc
+	atNet        string     // the other end of link
+	linkTap, tap *netns.Tap // what arrives at net and at far
 	fw           *Firewall
 	before       string
 	undo         []byte
@@ -58,7 +56,7 @@ func newWorld(t *testing.T) *world {
 	w.pc.IP("-6", "route", "add", "default", "via", "fd00::1")
 	// A cable that was just plugged in loses questions for neighbours for a while.
 	meet(t, w.pc, w.link, "fd00::2", w.net, w.atNet, "fd00::1")
-	w.linkTap, w.tap = listen(t, w.net, w.atNet), listen(t, w.far, atFar)
+	w.linkTap, w.tap = w.net.Tap(w.atNet), w.far.Tap(atFar)
 	w.pc.Do(func() {
 		ifi, err := net.InterfaceByName(w.link)
 		if err != nil {
@@ -148,114 +146,12 @@ func (w *world) unchanged() {
 	}
 }
 
-// A tap records what arrives on an interface: "tcp 192.0.2.1 443", "udp ...", "icmp 192.0.2.1 8", "icmp6 ff02::2 133".
-type tap struct {
-	mu   sync.Mutex
-	seen map[string]int
-}
-
-// listen starts a tap, which ends with the test.
-func listen(t *testing.T, h *netns.Host, dev string) *tap {
-	t.Helper()
-	tp := &tap{seen: make(map[string]int)}
-	fd := -1
-	h.Do(func() {
-		ifi, err := net.InterfaceByName(dev)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL))
-		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(all)); err != nil {
-			t.Fatal(err)
-		}
-		if err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: ifi.Index}); err != nil {
-			t.Fatal(err)
-		}
-	})
-	f := os.NewFile(uintptr(fd), "tap")
-	raw, err := f.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		buf := make([]byte, 1<<16)
-		for {
-			var n int
-			var from unix.Sockaddr
-			var rerr error
-			if raw.Read(func(fd uintptr) bool {
-				n, from, rerr = unix.Recvfrom(int(fd), buf, 0)
-				return rerr != unix.EAGAIN
-			}) != nil || rerr != nil {
-				return
-			}
-			if ll, ok := from.(*unix.SockaddrLinklayer); ok && ll.Pkttype != unix.PACKET_OUTGOING {
-				tp.record(buf[:n])
-			}
-		}
-	}()
-	t.Cleanup(func() {
-		f.Close()
-		<-done
-	})
-	return tp
-}
-
-func (tp *tap) record(b []byte) {
-	var dst netip.Addr
-	var proto byte
-	switch {
-	case len(b) >= 20 && b[0]>>4 == 4:
-		dst, proto = netip.AddrFrom4([4]byte(b[16:20])), b[9]
-		b = b[min(int(b[0]&15)*4, len(b)):]
-	case len(b) >= 40 && b[0]>>4 == 6:
-		dst, proto = netip.AddrFrom16([16]byte(b[24:40])), b[6]
-		b = b[40:]
-		if proto == 0 && len(b) >= 8 { // hop-by-hop options, which MLD carries
-			proto = b[0]
-			b = b[min(8+int(b[1])*8, len(b)):]
-		}
-	default:
-		return
-	}
-	key := fmt.Sprintf("%d %v", proto, dst)
-	if len(b) >= 4 {
-		switch proto {
-		case unix.IPPROTO_TCP:
-			key = fmt.Sprintf("tcp %v %d", dst, binary.BigEndian.Uint16(b[2:]))
-		case unix.IPPROTO_UDP:
-			key = fmt.Sprintf("udp %v %d", dst, binary.BigEndian.Uint16(b[2:]))
-		case unix.IPPROTO_ICMP:
-			key = fmt.Sprintf("icmp %v %d", dst, b[0])
-		case unix.IPPROTO_ICMPV6:
-			key = fmt.Sprintf("icmp6 %v %d", dst, b[0])
-		}
-	}
-	tp.mu.Lock()
-	defer tp.mu.Unlock()
-	tp.seen[key]++
-}
-
-func (tp *tap) count(key string) int {
-	tp.mu.Lock()
-	defer tp.mu.Unlock()
-	return tp.seen[key]
-}
-
-func (tp *tap) reset() {
-	tp.mu.Lock()
-	defer tp.mu.Unlock()
-	clear(tp.seen)
-}
-
 // settle waits until everything that pc has sent so far was seen, which a packet shows that may always pass.
 func (w *world) settle() {
 	w.t.Helper()
-	n := w.linkTap.count("udp 10.0.0.1 67")
+	n := w.linkTap.Count("udp 10.0.0.1 67")
 	w.udp(68, "10.0.0.1:67")
-	for deadline := time.Now().Add(5 * time.Second); w.linkTap.count("udp 10.0.0.1 67") <= n; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Second); w.linkTap.Count("udp 10.0.0.1 67") <= n; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.t.Fatal("the packet that may always pass did not arrive")
 		}

@@ -1,7 +1,6 @@
 package firewall
 
 import (
-	"bytes"
 	"encoding/hex"
 	"encoding/json"
 )
@@ -29,8 +28,7 @@ func decode(b []byte) (undoRecord, error) {
 	if len(b) > maxRecord {
 		return r, invalid("the undo record has %d bytes, at most %d", len(b), maxRecord)
 	}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	if err := dec.Decode(&r); err != nil {
+	if err := json.Unmarshal(b, &r); err != nil {
 		return r, invalid("the undo record is not one: %v", err)
 	}
 	switch owner, err := hex.DecodeString(r.Owner); {

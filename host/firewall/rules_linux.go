@@ -148,10 +148,17 @@ func (r *rules) sets(cfg *Config, now time.Time) map[string]*nftables.Set {
 		}
 		sets[s.Name] = s
 	}
-	resolvers := make([]Endpoint, 0, 2*len(cfg.Resolvers))
-	for _, a := range cfg.Resolvers {
-		resolvers = append(resolvers, Endpoint{a, "tcp"}, Endpoint{a, "udp"})
+	// The window for a portal closes by the time-outs of what passes it.
+	var portalPorts []nftables.SetElement
+	var portalResolvers []netip.AddrPort
+	left := max(cfg.Portal.Until.Sub(now), time.Millisecond)
+	if cfg.Portal.Until.After(now) {
+		portalResolvers = cfg.Portal.Resolvers
+		for _, p := range cfg.Portal.Ports {
+			portalPorts = append(portalPorts, nftables.SetElement{Key: binary.BigEndian.AppendUint16(nil, p), Timeout: left})
+		}
 	}
+	add(&nftables.Set{Name: "portal", KeyType: nftables.TypeInetService, HasTimeout: true}, portalPorts)
 	for _, family := range []struct {
 		suffix string
 		key    nftables.SetDatatype
@@ -160,17 +167,23 @@ func (r *rules) sets(cfg *Config, now time.Time) map[string]*nftables.Set {
 		{"4", nftables.TypeIPAddr, netip.Addr.Is4},
 		{"6", nftables.TypeIP6Addr, netip.Addr.Is6},
 	} {
-		for name, endpoints := range map[string][]Endpoint{"gateway": cfg.Gateways, "resolver": resolvers} {
+		for name, of := range map[string]struct {
+			endpoints []Endpoint
+			lifetime  time.Duration
+		}{
+			"gateway": {cfg.Gateways, 0}, "resolver": {resolverEndpoints(cfg.Resolvers), 0}, "portal-resolver": {resolverEndpoints(portalResolvers), left},
+		} {
 			var keys []nftables.SetElement
-			for _, e := range endpoints {
+			for _, e := range of.endpoints {
 				if family.is(e.Addr.Addr()) {
-					keys = append(keys, nftables.SetElement{Key: endpointKey(e)})
+					keys = append(keys, nftables.SetElement{Key: endpointKey(e), Timeout: of.lifetime})
 				}
 			}
 			add(&nftables.Set{
 				Name:          name + family.suffix,
 				KeyType:       nftables.MustConcatSetType(family.key, nftables.TypeInetProto, nftables.TypeInetService),
 				Concatenation: true,
+				HasTimeout:    of.lifetime != 0,
 			}, keys)
 		}
 		for name, prefixes := range map[string][]netip.Prefix{"hosts": cfg.Hosts, "lan": cfg.LAN} {
@@ -196,17 +209,19 @@ func (r *rules) sets(cfg *Config, now time.Time) map[string]*nftables.Set {
 			add(&nftables.Set{Name: name + family.suffix, KeyType: family.key, Interval: true}, keys)
 		}
 	}
-	if left := cfg.Portal.Until.Sub(now); !cfg.Portal.Until.IsZero() && left > 0 {
-		var keys []nftables.SetElement
-		for _, p := range cfg.Portal.Ports {
-			keys = append(keys, nftables.SetElement{Key: binary.BigEndian.AppendUint16(nil, p), Timeout: max(left, time.Millisecond)})
-		}
-		add(&nftables.Set{Name: "portal", KeyType: nftables.TypeInetService, HasTimeout: true}, keys)
-	}
 	if cfg.Lease > 0 {
 		add(leaseSet(r.table), leaseElements(cfg.Lease))
 	}
 	return sets
+}
+
+// resolverEndpoints returns where DNS servers are asked.
+func resolverEndpoints(servers []netip.AddrPort) []Endpoint {
+	endpoints := make([]Endpoint, 0, 2*len(servers))
+	for _, a := range servers {
+		endpoints = append(endpoints, Endpoint{a, "tcp"}, Endpoint{a, "udp"})
+	}
+	return endpoints
 }
 
 // leaseSet holds the families that are still guarded.
@@ -283,12 +298,17 @@ func (r *rules) guests(cfg *Config, s side) {
 // peers accepts what goes to or comes from gateways and resolvers.
 func (r *rules) peers(sets map[string]*nftables.Set, s side) {
 	for _, name := range []string{"gateway", "resolver"} {
-		if set := sets[name+"4"]; set != nil {
-			r.add(name, accept(), family(unix.NFPROTO_IPV4), endpoint(s.addr4, 4, s.port, set))
-		}
-		if set := sets[name+"6"]; set != nil {
-			r.add(name, accept(), family(unix.NFPROTO_IPV6), endpoint(s.addr6, 16, s.port, set))
-		}
+		r.endpoints(sets, name, name, s)
+	}
+}
+
+// endpoints accepts what goes to or comes from the endpoints of a pair of sets, if more holds.
+func (r *rules) endpoints(sets map[string]*nftables.Set, counter, name string, s side, more ...[]expr.Any) {
+	if set := sets[name+"4"]; set != nil {
+		r.add(counter, accept(), append([][]expr.Any{family(unix.NFPROTO_IPV4), endpoint(s.addr4, 4, s.port, set)}, more...)...)
+	}
+	if set := sets[name+"6"]; set != nil {
+		r.add(counter, accept(), append([][]expr.Any{family(unix.NFPROTO_IPV6), endpoint(s.addr6, 16, s.port, set)}, more...)...)
 	}
 }
 
@@ -302,18 +322,19 @@ func (r *rules) networks(sets map[string]*nftables.Set, name string, s side) {
 	}
 }
 
-// portal accepts connections to the ports of the portal set, as long as they are in it. Of what comes from there only answers
-// pass.
+// portal accepts connections to the ports of the portal set, and questions to its resolvers, as long as they are in their sets. Of what
+// comes from there only answers pass.
 func (r *rules) portal(sets map[string]*nftables.Set, s side) {
 	set := sets["portal"]
 	if set == nil {
 		return
 	}
-	parts := [][]expr.Any{proto(unix.IPPROTO_TCP), port(s.port, register), lookup(set)}
+	var answers [][]expr.Any
 	if !s.outgoing {
-		parts = append(parts, established())
+		answers = [][]expr.Any{established()}
 	}
-	r.add("portal", accept(), parts...)
+	r.add("portal", accept(), append([][]expr.Any{proto(unix.IPPROTO_TCP), port(s.port, register), lookup(set)}, answers...)...)
+	r.endpoints(sets, "portal", "portal-resolver", s, answers...)
 }
 
 // dhcp accepts DHCP (RFC 2131 §4.1) and DHCPv6 (RFC 8415 §7) of this machine as a client.

@@ -286,6 +286,11 @@ func TestLockdown(t *testing.T) {
 	if out, err := d.command("gsettings", "set", "org.gnome.system.proxy", "mode", "none").CombinedOutput(); err == nil && d.show("mode") != "'manual'" {
 		t.Errorf("the user has changed it: %s", out)
 	}
+	// The locks are for all users of the machine, of whom one is the first.
+	other := d.desktop()
+	if err := other.Apply(d.t.Context(), c, d.record); err != nil || !other.Status().Lockdown {
+		t.Errorf("another user: %v, %+v", err, other.Status())
+	}
 	d.apply(desktop, Config{Method: Auto, PAC: "http://h/x", Lockdown: true})
 	if got := d.show("mode", "autoconfig-url"); got != "'auto' 'http://h/x'" {
 		t.Errorf("programs see %s", got)

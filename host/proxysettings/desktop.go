@@ -111,8 +111,7 @@ func (c Config) keys() map[string]variant {
 // what Undo needs to undo it, and changes nothing if that fails. If nothing changes, nothing is recorded. Records are to be
 // undone from the last one to the first. NoModify changes nothing.
 //
-// What the administrator of the machine has locked stays, with ErrLocked (seed: "tab lockdown is overridden by any
-// administrator-defined policies").
+// What the administrator of the machine has locked stays, with ErrLocked.
 func (d *Desktop) Apply(ctx context.Context, cfg Config, record func(undo []byte) error) error {
 	if err := cfg.check(); err != nil {
 		return err
@@ -135,7 +134,8 @@ func (d *Desktop) Apply(ctx context.Context, cfg Config, record func(undo []byte
 	}
 	wanted := cfg.keys()
 	for _, s := range system {
-		if s.ours && d.lock != nil {
+		// The locks are for all users, and those of another one may be there before.
+		if s.ours && (d.lock != nil || s.sum == checksum(lockContent(wanted))) {
 			continue
 		}
 		for key := range wanted {
@@ -198,13 +198,8 @@ func (d *Desktop) Apply(ctx context.Context, cfg Config, record func(undo []byte
 // errNotLocked is matched by the reasons why lockdown is not applicable.
 var errNotLocked = errors.New("lockdown is not applicable on this machine")
 
-// lockdown writes the database with the locks. It is called with d.mu held.
-func (d *Desktop) lockdown(ctx context.Context, wanted map[string]variant, system []source, record func([]byte) error) error {
-	i := slices.IndexFunc(system, func(s source) bool { return s.ours })
-	if i < 0 {
-		return fmt.Errorf("%w: %s has no line system-db:%s", errNotLocked, d.opts.Profile, lockDatabase)
-	}
-	file := system[i].file
+// lockContent returns the database that locks keys at values.
+func lockContent(wanted map[string]variant) []byte {
 	locks := map[string]bool{}
 	for key := range wanted {
 		locks[key] = true
@@ -213,7 +208,17 @@ func (d *Desktop) lockdown(ctx context.Context, wanted map[string]variant, syste
 	for _, key := range []string{"mode", "autoconfig-url", "ignore-hosts", "http/host", "http/port", "https/host", "https/port", "socks/host", "socks/port"} {
 		locks[directory+key] = true
 	}
-	content := database{values: wanted, locks: locks}.bytes()
+	return database{values: wanted, locks: locks}.bytes()
+}
+
+// lockdown writes the database with the locks. It is called with d.mu held.
+func (d *Desktop) lockdown(ctx context.Context, wanted map[string]variant, system []source, record func([]byte) error) error {
+	i := slices.IndexFunc(system, func(s source) bool { return s.ours })
+	if i < 0 {
+		return fmt.Errorf("%w: %s has no line system-db:%s", errNotLocked, d.opts.Profile, lockDatabase)
+	}
+	file := system[i].file
+	content := lockContent(wanted)
 	next := &lockUndo{File: file, Sum: checksum(content)}
 	now, err := readFile(file)
 	if err != nil {
@@ -387,7 +392,8 @@ func (d *Desktop) Current(ctx context.Context) (Current, error) {
 type source struct {
 	database
 	file string
-	ours bool // the one for lockdown
+	ours bool   // the one for lockdown
+	sum  string // its checksum
 }
 
 // databases reads the profile: the name of the user's database, and those of the administrator in their order, which is that of
@@ -433,6 +439,7 @@ func (d *Desktop) databases() (name string, system []source, err error) {
 			s.ours = filepath.Base(s.file) == lockDatabase
 			b, err := readFile(s.file)
 			if err == nil {
+				s.sum = checksum(b)
 				s.database, err = parseDatabase(b, directory)
 			}
 			if err != nil {

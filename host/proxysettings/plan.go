@@ -2,6 +2,7 @@ package proxysettings
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -143,41 +144,36 @@ func (s *WindowsState) ParseWindowsQuery(output string) error {
 }
 
 // WindowsPlan returns what gives Windows the proxy of cfg, in the registry of the user who runs it, and puts back what state says
-// was there. It hides the Connections tab, and the proxy page of Settings since Windows 10 1703 (seed D152), if there is
-// Lockdown; a tab that a policy has hidden before stays hidden afterwards (D150), and values that policies have set stay (D147).
+// was there. It hides the Connections tab, and the proxy page of Settings since Windows 10 1703, if there is Lockdown; a tab that a
+// policy has hidden before stays hidden afterwards, and values that policies have set stay.
 func WindowsPlan(cfg Config, state WindowsState) (Plan, error) {
 	if err := cfg.check(); err != nil {
 		return Plan{}, err
 	}
 	var p Plan
-	set := func(key, name, typ, data string) error {
-		was, existed := state.Values[key+`\`+name]
+	var failed error
+	// change adds the command that changes a value and the one that puts back what was there.
+	change := func(key, name string, args ...string) {
 		undo := Command{Name: "reg.exe", Args: []string{"delete", key, "/v", name, "/f"}}
-		if existed {
-			if was.Type == typ && was.Data == data {
-				return nil
-			}
+		if was, existed := state.Values[key+`\`+name]; existed {
 			// Newlines and the like cannot come from reg.exe, but from whoever calls.
 			if strings.ContainsAny(was.Data+was.Type, "\x00\r\n\"") || !strings.HasPrefix(was.Type, "REG_") {
-				return invalid("the value %s of the registry cannot be put back", name)
+				failed = cmp.Or(failed, invalid("the value %s of the registry cannot be put back", name))
 			}
 			undo.Args = []string{"add", key, "/v", name, "/t", was.Type, "/d", was.Data, "/f"}
 		}
-		p.Apply = append(p.Apply, Command{Name: "reg.exe", Args: []string{"add", key, "/v", name, "/t", typ, "/d", data, "/f"}})
+		p.Apply = append(p.Apply, Command{Name: "reg.exe", Args: args})
 		p.Undo = append([]Command{undo}, p.Undo...)
-		return nil
 	}
-	remove := func(key, name string) error {
-		was, existed := state.Values[key+`\`+name]
-		if !existed {
-			return nil
+	set := func(key, name, typ, data string) {
+		if was, existed := state.Values[key+`\`+name]; !existed || was != (RegistryValue{typ, data}) {
+			change(key, name, "add", key, "/v", name, "/t", typ, "/d", data, "/f")
 		}
-		if strings.ContainsAny(was.Data+was.Type, "\x00\r\n\"") || !strings.HasPrefix(was.Type, "REG_") {
-			return invalid("the value %s of the registry cannot be put back", name)
+	}
+	remove := func(key, name string) {
+		if _, existed := state.Values[key+`\`+name]; existed {
+			change(key, name, "delete", key, "/v", name, "/f")
 		}
-		p.Apply = append(p.Apply, Command{Name: "reg.exe", Args: []string{"delete", key, "/v", name, "/f"}})
-		p.Undo = append([]Command{{Name: "reg.exe", Args: []string{"add", key, "/v", name, "/t", was.Type, "/d", was.Data, "/f"}}}, p.Undo...)
-		return nil
 	}
 	number := func(b bool) string {
 		if b {
@@ -185,19 +181,13 @@ func WindowsPlan(cfg Config, state WindowsState) (Plan, error) {
 		}
 		return "0x0"
 	}
-	var errs []error
-	do := func(err error) {
-		if err != nil {
-			errs = append(errs, err)
-		}
-	}
 	if cfg.Method != NoModify {
-		do(set(internetSettings, "ProxyEnable", "REG_DWORD", number(cfg.Method == Manual)))
-		do(set(internetSettings, "AutoDetect", "REG_DWORD", number(cfg.Method == Auto && cfg.PAC == "")))
+		set(internetSettings, "ProxyEnable", "REG_DWORD", number(cfg.Method == Manual))
+		set(internetSettings, "AutoDetect", "REG_DWORD", number(cfg.Method == Auto && cfg.PAC == ""))
 		if cfg.PAC != "" && cfg.Method == Auto {
-			do(set(internetSettings, "AutoConfigURL", "REG_SZ", cfg.PAC))
+			set(internetSettings, "AutoConfigURL", "REG_SZ", cfg.PAC)
 		} else {
-			do(remove(internetSettings, "AutoConfigURL"))
+			remove(internetSettings, "AutoConfigURL")
 		}
 	}
 	if cfg.Method == Manual {
@@ -207,7 +197,7 @@ func WindowsPlan(cfg Config, state WindowsState) (Plan, error) {
 				servers = append(servers, s[0]+"="+s[1])
 			}
 		}
-		do(set(internetSettings, "ProxyServer", "REG_SZ", strings.Join(servers, ";")))
+		set(internetSettings, "ProxyServer", "REG_SZ", strings.Join(servers, ";"))
 		except := []string{"localhost", "127.*", "[::1]"}
 		for _, e := range cfg.Exceptions {
 			w, note := windowsException(e)
@@ -220,20 +210,20 @@ func WindowsPlan(cfg Config, state WindowsState) (Plan, error) {
 		if cfg.Short {
 			except = append(except, "<local>")
 		}
-		do(set(internetSettings, "ProxyOverride", "REG_SZ", strings.Join(except, ";")))
+		set(internetSettings, "ProxyOverride", "REG_SZ", strings.Join(except, ";"))
 	}
 	if cfg.Lockdown {
-		do(set(controlPanel, "ConnectionsTab", "REG_DWORD", "0x1"))
+		set(controlPanel, "ConnectionsTab", "REG_DWORD", "0x1")
 		if state.Build >= build1703 {
 			if page, ok := state.Values[explorerPolicies+`\SettingsPageVisibility`]; ok {
 				p.Notes = append(p.Notes, fmt.Sprintf("a policy decides already which pages of Settings are shown (%.80s), and stays", page.Data))
 			} else {
-				do(set(explorerPolicies, "SettingsPageVisibility", "REG_SZ", "hide:network-proxy"))
+				set(explorerPolicies, "SettingsPageVisibility", "REG_SZ", "hide:network-proxy")
 			}
 		}
 	}
-	if len(errs) > 0 {
-		return Plan{}, errs[0]
+	if failed != nil {
+		return Plan{}, failed
 	}
 	return p, nil
 }

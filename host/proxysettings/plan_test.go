@@ -112,3 +112,34 @@ func TestWindowsPlan(t *testing.T) {
 		t.Errorf("queries %v", q)
 	}
 }
+
+// FuzzWindowsPlan takes whatever reg.exe prints. What is put back is one line for each change.
+func FuzzWindowsPlan(f *testing.F) {
+	f.Add("HKEY_CURRENT_USER\\Software\\Microsoft\\Windows\\CurrentVersion\\Internet Settings\r\n" +
+		"    ProxyServer    REG_SZ    mine:8080\r\n    ProxyOverride    REG_SZ    a\"b\r\n    AutoConfigURL    REG_SZ\r\n")
+	f.Add("    ProxyEnable    REG_DWORD    0x1\nHKEY_CURRENT_USER\\\n    a    b    c\n")
+	f.Fuzz(func(t *testing.T, output string) {
+		var state WindowsState
+		if err := state.ParseWindowsQuery(output); err != nil {
+			return
+		}
+		c, err := New("", "p:3128", "", []string{"10.*"}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := WindowsPlan(c, state)
+		if err != nil {
+			return
+		}
+		if len(p.Apply) != len(p.Undo) {
+			t.Errorf("%d changes, %d that put them back", len(p.Apply), len(p.Undo))
+		}
+		for _, c := range p.Undo {
+			for _, arg := range c.Args {
+				if strings.ContainsAny(arg, "\x00\r\n\"") {
+					t.Errorf("%q puts something back", c.Args)
+				}
+			}
+		}
+	})
+}

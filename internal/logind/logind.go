@@ -98,23 +98,6 @@ const (
 	answerTime = 10 * time.Second
 )
 
-// busConfig is a bus on which everybody may do everything, as far as the bus is asked. Logind asks the kernel who calls.
-const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig>
-  <type>system</type>
-  <listen>unix:path=%s</listen>
-  <auth>EXTERNAL</auth>
-  <policy context="default">
-    <allow user="*"/>
-    <allow own="*"/>
-    <allow send_type="method_call"/>
-    <allow send_destination="*" eavesdrop="true"/>
-    <allow receive_sender="*"/>
-  </policy>
-</busconfig>
-`
-
 // daemon runs in namespaces of its own: nothing of what is mounted there is seen outside. Logind removes what a user who logs off
 // leaves in shared memory and message queues, so it must not see those of this machine. /run is a directory of the test, so that it is
 // the same after a restart.
@@ -141,7 +124,7 @@ func Bus(tb TB) (address string) {
 	}
 	tb.Cleanup(func() { os.RemoveAll(dir) })
 	conf, socket := filepath.Join(dir, "bus.conf"), filepath.Join(dir, "bus")
-	if err := os.WriteFile(conf, fmt.Appendf(nil, busConfig, socket), 0o644); err != nil {
+	if err := os.WriteFile(conf, fmt.Appendf(nil, unpacked.BusConfig, socket), 0o644); err != nil {
 		tb.Fatalf("logind: %v", err)
 	}
 	start(tb, exec.Command("dbus-daemon", "--config-file="+conf, "--nofork", "--nopidfile"))

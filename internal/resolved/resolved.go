@@ -37,23 +37,6 @@ type Daemon struct {
 
 const relative = "lib/systemd/systemd-resolved"
 
-// busConfig is a bus on which everybody may do everything, as far as the bus is asked. Systemd-resolved asks the kernel who calls.
-const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig>
-  <type>system</type>
-  <listen>unix:path=%s</listen>
-  <auth>EXTERNAL</auth>
-  <policy context="default">
-    <allow user="*"/>
-    <allow own="*"/>
-    <allow send_type="method_call"/>
-    <allow send_destination="*" eavesdrop="true"/>
-    <allow receive_sender="*"/>
-  </policy>
-</busconfig>
-`
-
 // Both programs run in the mount namespaces that "ip netns exec" makes: nothing of what is mounted there is seen outside. The daemon
 // insists on a user of its own, whom the bus has to know as well, and on a directory in /run; it would ask the servers that
 // the resolv.conf of this machine names.
@@ -125,7 +108,7 @@ func (d *Daemon) startBus() {
 	d.tb.Helper()
 	conf := filepath.Join(d.Dir, "bus.conf")
 	socket := filepath.Join(d.Dir, "bus")
-	if err := os.WriteFile(conf, fmt.Appendf(nil, busConfig, socket), 0o644); err != nil {
+	if err := os.WriteFile(conf, fmt.Appendf(nil, unpacked.BusConfig, socket), 0o644); err != nil {
 		d.tb.Fatalf("resolved: %v", err)
 	}
 	for name, line := range map[string]string{

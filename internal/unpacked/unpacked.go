@@ -1,7 +1,7 @@
 //go:build linux
 
 // Package unpacked fetches packages of Debian for tests and unpacks them without installing them, since what some of them would do to
-// the machine is what the tests are about.
+// the machine is what the tests are about. It also has the D-Bus that they run on.
 package unpacked
 
 import (
@@ -18,6 +18,24 @@ import (
 
 // fetchTime bounds each command.
 const fetchTime = 2 * time.Minute
+
+// BusConfig is the configuration of a bus at the path that it is formatted with. Everybody may do everything on it, as far as the bus is
+// asked: the programs of systemd ask the kernel who calls.
+const BusConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <listen>unix:path=%s</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <allow own="*"/>
+    <allow send_type="method_call"/>
+    <allow send_destination="*" eavesdrop="true"/>
+    <allow receive_sender="*"/>
+  </policy>
+</busconfig>
+`
 
 // Has reports whether dir holds the regular file of that relative path.
 func Has(dir, file string) bool {

@@ -1,64 +1,26 @@
 package certificate_test
 
 import (
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha1"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/hex"
 	"errors"
-	"math/big"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"culvert.example/vpn/internal/issue"
 	"culvert.example/vpn/policy/certificate"
 	"culvert.example/vpn/policy/local"
 	"culvert.example/vpn/policy/profile"
 )
 
-// An issued is a certificate with its key.
-type issued struct {
-	*x509.Certificate
-	key crypto.Signer
-}
-
-// issue makes a certificate of a template; by is nil for one that issues itself.
-func issue(tb testing.TB, template x509.Certificate, by *issued) *issued {
-	tb.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if template.SerialNumber, err = rand.Int(rand.Reader, big.NewInt(1<<60)); err != nil {
-		tb.Fatal(err)
-	}
-	if template.NotAfter.IsZero() {
-		template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	}
-	parent, signer := &template, crypto.Signer(key)
-	if by != nil {
-		parent, signer = by.Certificate, by.key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, &template, parent, key.Public(), signer)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return &issued{c, key}
-}
-
-func authority(tb testing.TB, name pkix.Name) *issued {
-	tb.Helper()
-	return issue(tb, x509.Certificate{Subject: name, IsCA: true, BasicConstraintsValid: true}, nil)
+// authority issues a certificate that may issue others.
+func authority(name pkix.Name) *issue.Certificate {
+	return issue.New(x509.Certificate{Subject: name, IsCA: true}, nil)
 }
 
 // settings parses a profile with settings.
@@ -93,7 +55,7 @@ func TestJudge(t *testing.T) {
 	attribute := func(value any, oid ...int) pkix.AttributeTypeAndValue {
 		return pkix.AttributeTypeAndValue{Type: oid, Value: value}
 	}
-	ca := authority(t, pkix.Name{CommonName: "Corp Issuing CA 2", Organization: []string{"Corp"}, ExtraNames: []pkix.AttributeTypeAndValue{
+	ca := authority(pkix.Name{CommonName: "Corp Issuing CA 2", Organization: []string{"Corp"}, ExtraNames: []pkix.AttributeTypeAndValue{
 		attribute("example", 0, 9, 2342, 19200300, 100, 1, 25), attribute("com", 0, 9, 2342, 19200300, 100, 1, 25),
 	}})
 	subject := pkix.Name{
@@ -105,16 +67,16 @@ func TestJudge(t *testing.T) {
 			attribute("alice@example.com", 1, 2, 840, 113549, 1, 9, 1), attribute("corp", 0, 9, 2342, 19200300, 100, 1, 25),
 		},
 	}
-	of := func(usage x509.KeyUsage, extended ...x509.ExtKeyUsage) *issued {
-		return issue(t, x509.Certificate{Subject: subject, KeyUsage: usage, ExtKeyUsage: extended}, ca)
+	of := func(usage x509.KeyUsage, extended ...x509.ExtKeyUsage) *issue.Certificate {
+		return issue.New(x509.Certificate{Subject: subject, KeyUsage: usage, ExtKeyUsage: extended}, ca)
 	}
 	plain := of(0)
 	user := of(x509.KeyUsageDigitalSignature|x509.KeyUsageKeyEncipherment, x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageEmailProtection)
 	tunnel := of(x509.KeyUsageDecipherOnly|x509.KeyUsageKeyAgreement, x509.ExtKeyUsageIPSECUser)
 	server := of(x509.KeyUsageContentCommitment, x509.ExtKeyUsageServerAuth)
-	custom := issue(t, x509.Certificate{Subject: subject, UnknownExtKeyUsage: []asn1.ObjectIdentifier{{1, 3, 6, 1, 4, 1, 311, 20, 2, 2}, {1, 3, 6, 1, 5, 5, 8, 2, 2}}}, ca)
+	custom := issue.New(x509.Certificate{Subject: subject, UnknownExtKeyUsage: []asn1.ObjectIdentifier{{1, 3, 6, 1, 4, 1, 311, 20, 2, 2}, {1, 3, 6, 1, 5, 5, 8, 2, 2}}}, ca)
 	everything := of(0, x509.ExtKeyUsageAny)
-	bare := issue(t, x509.Certificate{}, ca)
+	bare := issue.New(x509.Certificate{}, ca)
 
 	match := func(xml string) string { return "<CertificateMatch>" + xml + "</CertificateMatch>" }
 	ku := func(keys ...string) string {
@@ -133,7 +95,7 @@ func TestJudge(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		row, rules string
-		cert       *issued
+		cert       *issue.Certificate
 		want       []string // parts of the refusals; none = may be used
 	}{
 		{"B.1 no rules", "", plain, nil},
@@ -225,7 +187,7 @@ func TestJudge(t *testing.T) {
 func TestChoose(t *testing.T) {
 	now := time.Now()
 	make := func(name string, from, to time.Duration) certificate.Candidate {
-		c := issue(t, x509.Certificate{Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(from).Truncate(time.Second), NotAfter: now.Add(to).Truncate(time.Second)}, nil)
+		c := issue.New(x509.Certificate{Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(from).Truncate(time.Second), NotAfter: now.Add(to).Truncate(time.Second)}, nil)
 		return certificate.Candidate{Certificate: c.Certificate, Store: certificate.PEMUser, Place: name + ".pem"}
 	}
 	soon := make("soon", -time.Hour, time.Hour)
@@ -408,7 +370,7 @@ func TestStores(t *testing.T) {
 
 // FuzzJudge holds the rules against certificates that others have made.
 func FuzzJudge(f *testing.F) {
-	c := issue(f, x509.Certificate{Subject: pkix.Name{CommonName: "c"}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}, nil)
+	c := issue.New(x509.Certificate{Subject: pkix.Name{CommonName: "c"}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}, nil)
 	f.Add(c.Raw, "CN", "c")
 	f.Fuzz(func(t *testing.T, der []byte, name, pattern string) {
 		c, err := x509.ParseCertificate(der)

@@ -18,6 +18,7 @@ import (
 	"culvert.example/vpn"
 	"culvert.example/vpn/gateway"
 	"culvert.example/vpn/gateway/gatewaytest"
+	"culvert.example/vpn/internal/issue"
 	"culvert.example/vpn/policy/certificate"
 	"culvert.example/vpn/policy/profile"
 	"culvert.example/vpn/transport"
@@ -65,7 +66,7 @@ func handshake(t *testing.T, server tls.Certificate, cfg *tls.Config) (tls.Conne
 	return cs, err
 }
 
-func sha512Of(c *issued) []byte {
+func sha512Of(c *issue.Certificate) []byte {
 	sum := sha512.Sum512(c.RawSubjectPublicKeyInfo)
 	return sum[:]
 }
@@ -84,22 +85,22 @@ func TestPinsOf(t *testing.T) {
 
 // B.1 CertificatePinning, on top of verification, and what a store distrusts.
 func TestVerifier(t *testing.T) {
-	root, other := authority(t, pkix.Name{CommonName: "root"}), authority(t, pkix.Name{CommonName: "other"})
-	middle := issue(t, x509.Certificate{Subject: pkix.Name{CommonName: "middle"}, IsCA: true, BasicConstraintsValid: true}, root)
-	leaf := issue(t, x509.Certificate{Subject: pkix.Name{CommonName: "leaf"}, DNSNames: []string{"vpn.example.com"}}, middle)
+	root, other := authority(pkix.Name{CommonName: "root"}), authority(pkix.Name{CommonName: "other"})
+	middle := issue.New(x509.Certificate{Subject: pkix.Name{CommonName: "middle"}, IsCA: true}, root)
+	leaf := issue.New(x509.Certificate{Subject: pkix.Name{CommonName: "leaf"}, DNSNames: []string{"vpn.example.com"}}, middle)
 	// The server also sends a certificate that has nothing to do with it.
-	server := tls.Certificate{Certificate: [][]byte{leaf.Raw, middle.Raw, other.Raw}, PrivateKey: leaf.key}
+	server := tls.Certificate{Certificate: [][]byte{leaf.Raw, middle.Raw, other.Raw}, PrivateKey: leaf.Key}
 	roots := x509.NewCertPool()
 	roots.AddCert(root.Certificate)
 	roots.AddCert(other.Certificate)
-	pins := func(of ...*issued) *certificate.Pins {
+	pins := func(of ...*issue.Certificate) *certificate.Pins {
 		p := &certificate.Pins{Document: "corp.xml"}
 		for _, c := range of {
 			p.Hashes = append(p.Hashes, sha512Of(c))
 		}
 		return p
 	}
-	distrust := func(bad *issued) func(*x509.Certificate) bool {
+	distrust := func(bad *issue.Certificate) func(*x509.Certificate) bool {
 		return func(c *x509.Certificate) bool { return c.Equal(bad.Certificate) }
 	}
 	for _, tt := range []struct {
@@ -173,7 +174,7 @@ func TestVerifier(t *testing.T) {
 	t.Run("with the user's own pin", func(t *testing.T) {
 		for _, tt := range []struct {
 			pins *certificate.Pins
-			bad  *issued
+			bad  *issue.Certificate
 			ok   bool
 		}{{nil, other, true}, {pins(leaf), other, true}, {pins(middle), other, false}, {nil, leaf, false}} {
 			v := certificate.Verifier{Roots: x509.NewCertPool(), Pins: tt.pins, Distrusts: distrust(tt.bad)}
@@ -200,20 +201,16 @@ func TestVerifier(t *testing.T) {
 
 // Two authorities vouch for the same server, and one of them is distrusted.
 func TestTwoChains(t *testing.T) {
-	one, two := authority(t, pkix.Name{CommonName: "one"}), authority(t, pkix.Name{CommonName: "two"})
-	key := issue(t, x509.Certificate{Subject: pkix.Name{CommonName: "middle"}, IsCA: true, BasicConstraintsValid: true}, one)
-	template := &x509.Certificate{SerialNumber: key.SerialNumber, Subject: pkix.Name{CommonName: "middle"}, NotBefore: key.NotBefore, NotAfter: key.NotAfter, IsCA: true, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(nil, template, two.Certificate, key.key.Public(), two.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf := issue(t, x509.Certificate{Subject: pkix.Name{CommonName: "leaf"}, DNSNames: []string{"vpn.example.com"}}, key)
-	server := tls.Certificate{Certificate: [][]byte{leaf.Raw, key.Raw, der}, PrivateKey: leaf.key}
+	one, two := authority(pkix.Name{CommonName: "one"}), authority(pkix.Name{CommonName: "two"})
+	key := issue.New(x509.Certificate{Subject: pkix.Name{CommonName: "middle"}, IsCA: true}, one)
+	again := issue.For(key.Key, x509.Certificate{Subject: pkix.Name{CommonName: "middle"}, IsCA: true}, two)
+	leaf := issue.New(x509.Certificate{Subject: pkix.Name{CommonName: "leaf"}, DNSNames: []string{"vpn.example.com"}}, key)
+	server := tls.Certificate{Certificate: [][]byte{leaf.Raw, key.Raw, again.Raw}, PrivateKey: leaf.Key}
 	roots := x509.NewCertPool()
 	roots.AddCert(one.Certificate)
 	roots.AddCert(two.Certificate)
 	for _, tt := range []struct {
-		bad, pin *issued
+		bad, pin *issue.Certificate
 		chains   int // that the caller sees; 0 = refused
 	}{{nil, nil, 2}, {one, nil, 1}, {one, two, 1}, {one, one, 0}, {leaf, nil, 0}} {
 		v := certificate.Verifier{Roots: roots}
@@ -252,9 +249,9 @@ func (o *opaque) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]
 
 // A whole login: a certificate chosen by the rules of the profile, with an opaque key, and a gateway that must be pinned.
 func TestLogin(t *testing.T) {
-	ca := authority(t, pkix.Name{CommonName: "Corp CA"})
-	of := func(name, unit string) *issued {
-		return issue(t, x509.Certificate{
+	ca := authority(pkix.Name{CommonName: "Corp CA"})
+	of := func(name, unit string) *issue.Certificate {
+		return issue.New(x509.Certificate{
 			Subject:  pkix.Name{CommonName: name, OrganizationalUnit: []string{unit}},
 			KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		}, ca)
@@ -267,7 +264,7 @@ func TestLogin(t *testing.T) {
 		c.TLS.ClientCAs, c.TLS.ClientAuth = clients, tls.RequireAndVerifyClientCert
 	}})
 	rules := settings(t, "<CertificateMatch>"+names(rule("", "OU", "VPN"))+"</CertificateMatch>").CertificateMatch()
-	keys := []*issued{mail, vpnUser}
+	keys := []*issue.Certificate{mail, vpnUser}
 	choice := certificate.Choose([]certificate.Candidate{
 		{Certificate: mail.Certificate, Store: certificate.PEMUser, Place: "mail.pem"}, {Certificate: vpnUser.Certificate, Store: certificate.PEMUser, Place: "vpn.pem"},
 	}, certificate.Rules{Match: rules, Automatic: true}, time.Now())
@@ -275,7 +272,7 @@ func TestLogin(t *testing.T) {
 		t.Fatalf("choice %+v", choice)
 	}
 	chosen := choice.Accepted[choice.Chosen]
-	signer := &opaque{key: keys[chosen.Index].key}
+	signer := &opaque{key: keys[chosen.Index].Key}
 
 	dial := func(pin *x509.Certificate) (*vpn.Tunnel, error) {
 		t.Helper()

@@ -114,8 +114,17 @@ type Inputs struct {
 	// Network is what becomes of the tunnel in the network that the machine is in, nil if nobody decides about that. Then a tunnel is
 	// presumed to be up unless something refuses it.
 	Network *network.Status
+	// Down says that there is no tunnel now, where nobody decides about that (Network is nil).
+	Down bool
+	// KillSwitch says what becomes of a flow while there is no tunnel by a kill switch that no document demands: Direct or Nowhere. It is
+	// asked where the documents keep nothing from passing. Nil means that there is none.
+	KillSwitch func(Query) Answer
 	// Filter are the rules about flows, nil for none. An Outcome other than Block leaves it to the Route.
 	Filter func(Query) Answer
+	// FilterOff says that the rules about flows are not in force, so that they do not decide, and FilterWhy why they are or are not. Empty
+	// means that there is nothing to say about that.
+	FilterOff bool
+	FilterWhy string
 	// Route says where a flow goes while the tunnel is up: Tunnel, Direct or Nowhere. Nil means that this is not known, so that the
 	// flow is allowed at most.
 	Route func(Query) Answer
@@ -127,6 +136,10 @@ type Verdict struct {
 	Outcome Outcome `json:"outcome"`
 	// Chain are the settings and rules that were asked, in their order. The last one decided.
 	Chain []Step `json:"chain"`
+	// Down is what becomes of the flow whenever the tunnel is down, and DownChain why. They are empty where the Outcome does not
+	// depend on a tunnel, or there is none.
+	Down      Outcome `json:"down,omitempty"`
+	DownChain []Step  `json:"down_chain,omitempty"`
 }
 
 // Decided returns the step that decided.
@@ -146,12 +159,19 @@ func (v Verdict) Err() error {
 	return &policy.RefusedError{Document: s.Document, Setting: s.Setting, Value: s.Value, Line: s.Line, Column: s.Column, Reason: s.Says}
 }
 
-// String returns the verdict in a few lines for people: the outcome, and the chain, one step in a line.
+// String returns the verdict in a few lines for people: the outcome, and the chain, one step in a line; then the same for when the
+// tunnel is down.
 func (v Verdict) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s\n", v.Query, v.Outcome)
-	for i, s := range v.Chain {
-		fmt.Fprintf(&b, "%3d. %s\n", i+1, s)
+	write := func(about string, o Outcome, chain []Step) {
+		fmt.Fprintf(&b, "%s: %s\n", about, o)
+		for i, s := range chain {
+			fmt.Fprintf(&b, "%3d. %s\n", i+1, s)
+		}
+	}
+	write(v.Query.String(), v.Outcome, v.Chain)
+	if v.Down != "" {
+		write("whenever the tunnel is down", v.Down, v.DownChain)
 	}
 	return b.String()
 }

@@ -1,6 +1,7 @@
 package decision
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -279,6 +280,90 @@ func TestChain(t *testing.T) {
 	}
 	if text := v.String(); !strings.Contains(text, "TrustedNetworkPolicy = Disconnect (default): the network is trusted") {
 		t.Errorf("text\n%s", text)
+	}
+}
+
+// TestDown: with a tunnel the verdict also says what becomes of the flow without one, and who says so.
+func TestDown(t *testing.T) {
+	plain, on := planOf(t, "", ""), planOf(t, alwaysOn, "")
+	opens := planOf(t, strings.Replace(alwaysOn, "Closed", "Open", 1), "")
+	wall := func(o Outcome) func(Query) Answer {
+		return func(Query) Answer {
+			return Answer{Outcome: o, Steps: []Step{{Document: "command line", Setting: "--always-on", Value: "closed", Says: "so it is wanted", Effect: o}}}
+		}
+	}
+	for _, tt := range []struct {
+		name  string
+		in    Inputs
+		query Query
+		want  Outcome
+		down  Outcome
+		chain string // the settings for when the tunnel is down, or for now if there is none
+	}{
+		{"nobody minds", Inputs{Plan: plain, Route: way(Tunnel)}, Query{Host: "x.example"}, Tunnel, Direct, "AlwaysOn"},
+		{"Always-On", Inputs{Plan: on, Route: way(Tunnel)}, Query{Host: "x.example"}, Tunnel, Nowhere, "ConnectFailurePolicy"},
+		{"Always-On, allowed host", Inputs{Plan: on, Route: way(Tunnel)}, Query{Host: "updates.example"}, Tunnel, Direct, "ConnectFailurePolicy > AllowedHosts"},
+		{"Always-On before the kill switch", Inputs{Plan: on, Route: way(Tunnel), KillSwitch: wall(Direct)}, Query{Host: "x.example"}, Tunnel, Nowhere, "ConnectFailurePolicy"},
+		{"kill switch", Inputs{Plan: plain, Route: way(Direct), KillSwitch: wall(Nowhere)}, Query{Host: "x.example"}, Direct, Nowhere, "AlwaysOn > --always-on"},
+		{"kill switch that lets it pass", Inputs{KillSwitch: wall(Direct)}, Query{Host: "x.example"}, Allow, Direct, "AlwaysOn > --always-on"},
+		{"kill switch that opens no more than Always-On", Inputs{Plan: opens, Route: way(Tunnel), KillSwitch: wall(Nowhere)}, Query{Host: "x.example"}, Tunnel, Nowhere, "AlwaysOn > --always-on"},
+		{"kill switch that says nonsense", Inputs{Plan: plain, KillSwitch: wall("perhaps")}, Query{Host: "x.example"}, Allow, Nowhere, "AlwaysOn > --always-on > kill switch"},
+		{"blocked by a rule", Inputs{Plan: plain, Filter: blocks("x.example"), KillSwitch: wall(Nowhere)}, Query{Host: "x.example"}, Block, Nowhere, "AlwaysOn > --always-on"},
+		{"loopback", Inputs{Plan: on}, Query{Host: "localhost"}, Direct, "", ""},
+		{"no tunnel now", Inputs{Plan: plain, Down: true, Route: way(Tunnel), KillSwitch: wall(Nowhere)}, Query{Host: "x.example"}, Nowhere, "",
+			"local policy > HostEntry > tunnel > AlwaysOn > --always-on"},
+		{"no tunnel now, by the policy for the network", Inputs{Plan: on, Network: status(t, on)}, Query{Host: "x.example"}, Nowhere, "",
+			"local policy > HostEntry > network > UntrustedNetworkPolicy > ConnectFailurePolicy"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			v := Judge(tt.in, tt.query)
+			chain := v.DownChain
+			if tt.down == "" && tt.chain != "" {
+				chain = v.Chain
+			}
+			var names []string
+			for i, s := range chain {
+				names = append(names, cmp.Or(s.Setting, s.Document))
+				if last := i == len(chain)-1; (s.Effect != "") != last {
+					t.Errorf("step %d is %+v", i+1, s)
+				}
+			}
+			if v.Outcome != tt.want || v.Down != tt.down || strings.Join(names, " > ") != tt.chain {
+				t.Errorf("%s%s, want %s, and %q by %s", v, strings.Join(names, " > "), tt.want, tt.down, tt.chain)
+			}
+			if text := v.String(); strings.Contains(text, "whenever the tunnel is down: ") != (tt.down != "") {
+				t.Errorf("text\n%s", text)
+			}
+		})
+	}
+}
+
+// TestFilterOff: rules that are not in force are named and do not decide.
+func TestFilterOff(t *testing.T) {
+	in := Inputs{Filter: blocks("pay.corp.example"), FilterOff: true, FilterWhy: "packets take the packet path", Route: way(Tunnel)}
+	for host, would := range map[string]string{"pay.corp.example": "block", "git.corp.example": "allow"} {
+		v := Judge(in, Query{Host: host})
+		want := "payroll (flow rules): the rules are not in force: packets take the packet path; otherwise they would " + would + " this"
+		if v.Outcome != Tunnel || v.Chain[0].String() != want {
+			t.Errorf("%s", v)
+		}
+	}
+	in.FilterOff, in.FilterWhy = false, "packets take the flow path"
+	if v := Judge(in, Query{Host: "pay.corp.example"}); v.Outcome != Block || v.Chain[0].String() != "flow rules: they are in force: packets take the flow path" {
+		t.Errorf("%s", v)
+	}
+}
+
+// TestUnlisted: a gateway that is none of the profile's is not one without a profile.
+func TestUnlisted(t *testing.T) {
+	listed := planOf(t, "", "")
+	p, err := plan.New("nosuch", listed.Documents, listed.Environment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "HostEntry (profile corp.xml): there is no entry nosuch, so the features that need a profile are off; the entries are: Office"
+	if v := Judge(Inputs{Plan: p}, Query{Host: "x.example"}); v.Chain[1].String() != want {
+		t.Errorf("%s", v)
 	}
 }
 

@@ -21,13 +21,18 @@ type judge struct {
 	in    Inputs
 	query Query
 	chain []Step
+	up    bool // there is a tunnel
 }
 
 // Judge says what becomes of a flow. It keeps nothing of its arguments.
 func Judge(in Inputs, q Query) Verdict {
 	j := &judge{in: in, query: q.normal()}
-	outcome := j.judge()
-	return Verdict{Query: j.query, Outcome: outcome, Chain: j.chain}
+	v := Verdict{Query: j.query, Outcome: j.judge(), Chain: j.chain}
+	if j.up {
+		down := &judge{in: in, query: j.query}
+		v.Down, v.DownChain = down.without(false), down.chain
+	}
+	return v
 }
 
 // say adds a step that leaves it to the next.
@@ -51,6 +56,11 @@ func (j *judge) judge() Outcome {
 		j.whyDown(*j.in.Network)
 		return j.without(false)
 	}
+	if j.in.Down && j.in.Network == nil {
+		j.say(Step{Setting: "tunnel", Says: "there is none now"})
+		return j.without(false)
+	}
+	j.up = true
 	return j.with()
 }
 
@@ -98,7 +108,10 @@ func (j *judge) tunnelAllowed() bool {
 			document, says = "local policy", "there is none, so it forbids nothing"
 		}
 		j.say(Step{Document: document, Says: says})
-		switch {
+		switch documents, entries := p.Entries(); {
+		case p.Profile == nil && documents != "":
+			j.say(Step{Document: documents, Setting: "HostEntry", Says: fmt.Sprintf("there is no entry %s, so the features that need a profile "+
+				"are off; the entries are: %s", p.Host.Name, entries)})
 		case p.Profile == nil:
 			j.say(Step{Document: "profile", Says: "there is none, so the features that need one are off"})
 		case p.Listed:
@@ -163,7 +176,16 @@ func (j *judge) whyDown(n network.Status) {
 func (j *judge) without(refused bool) Outcome {
 	firewall, known := j.firewall()
 	if !known || firewall.Mode != network.Closed {
-		return j.open(known)
+		if j.in.KillSwitch == nil {
+			return j.open(known)
+		}
+		j.say(j.notClosed(known))
+		a := j.in.KillSwitch(j.query)
+		if a.Outcome != Direct {
+			a.Outcome = Nowhere
+		}
+		j.take(a)
+		return j.decided(a.Outcome, "kill switch")
 	}
 	closed := j.profileStep("AutomaticVPNPolicy/AlwaysOn/ConnectFailurePolicy", "nothing passes while the tunnel is down but what it takes to get one, and AllowedHosts")
 	if closed.Document == "" {
@@ -203,6 +225,11 @@ func (j *judge) open(known bool) Outcome {
 	if p := j.in.Plan; p != nil && !p.Environment.WholeMachine {
 		return j.end(Step{Setting: "tunnel", Says: "there is none, and this program reaches nothing without it"}, Nowhere)
 	}
+	return j.end(j.notClosed(known), Direct)
+}
+
+// notClosed is the step about Always-On where it is not closed.
+func (j *judge) notClosed(known bool) Step {
 	says := "Always-On keeps nothing from passing while there is no tunnel"
 	if n := j.in.Network; n != nil && n.AlwaysOn != "" && n.AlwaysOn != "off" {
 		says += " (" + n.AlwaysOn + ")"
@@ -211,7 +238,7 @@ func (j *judge) open(known bool) Outcome {
 	if !known && s.Value == "true" {
 		s.Says = "it keeps nothing from passing, since the client is disabled"
 	}
-	return j.end(s, Direct)
+	return s
 }
 
 // firewall returns the firewall that is in force, or that would be by the documents.
@@ -245,9 +272,16 @@ func (j *judge) with() Outcome {
 		if a.Outcome != Block {
 			a.Outcome = Allow
 		}
-		j.take(a)
-		if a.Outcome == Block {
-			return j.decided(Block, "flow rules")
+		if j.in.FilterOff {
+			j.filterOff(a)
+		} else {
+			if j.in.FilterWhy != "" {
+				j.say(Step{Document: "flow rules", Says: "they are in force: " + j.in.FilterWhy})
+			}
+			j.take(a)
+			if a.Outcome == Block {
+				return j.decided(Block, "flow rules")
+			}
 		}
 	}
 	if p := j.in.Plan; p != nil && nearby(j.query.Addr) {
@@ -267,6 +301,20 @@ func (j *judge) with() Outcome {
 		return j.decided(a.Outcome, "routes")
 	}
 	return j.end(Step{Document: "routes", Says: "they know no way"}, Nowhere)
+}
+
+// filterOff says what the rules about flows would say if they were in force.
+func (j *judge) filterOff(a Answer) {
+	s := Step{Document: "flow rules"}
+	if n := len(a.Steps); n > 0 {
+		s = a.Steps[n-1]
+	}
+	would := "they would allow this"
+	if a.Outcome == Block {
+		would = "they would block this"
+	}
+	s.Says, s.Effect = "the rules are not in force: "+j.in.FilterWhy+"; otherwise "+would, ""
+	j.say(s)
 }
 
 // take adds the steps of an answer. Only a last one can decide, and only Block, Tunnel, Direct and Nowhere are words that count.

@@ -399,8 +399,8 @@ func TestNearest(t *testing.T) {
 		"AutoUpdte": "AutoUpdate", "autoupdate": "AutoUpdate", "AlwyasOn": "AlwaysOn", "HostAdress": "HostAddress", "Prot": "Port",
 		"Name": "", "Logging": "", "": "", strings.Repeat("x", 100): "", "İİİİİ": "",
 	} {
-		if got := nearest(s, names); got != want {
-			t.Errorf("nearest(%q) = %q, want %q", s, got, want)
+		if got := Nearest(s, names); got != want {
+			t.Errorf("Nearest(%q) = %q, want %q", s, got, want)
 		}
 	}
 }

@@ -155,7 +155,7 @@ func (d *Document) Put(s *Schema, at *Node, path, value string) error {
 			for _, c := range spec.Children {
 				all = append(all, c.Name)
 			}
-			if n := nearest(name, all); n != "" {
+			if n := Nearest(name, all); n != "" {
 				err = fmt.Errorf("%w; did you mean %s?", err, n)
 			}
 			return err

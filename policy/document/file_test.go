@@ -56,7 +56,8 @@ func TestTrust(t *testing.T) {
 		want string
 	}{
 		{"writable by everybody", func(t *testing.T) { write(t, path, "<a/>", 0o646) }, "run chmod o-w"},
-		{"directory writable by everybody", func(t *testing.T) { os.Chmod(dir, 0o777) }, "run chmod o-w"},
+		{"directory writable by everybody", func(t *testing.T) { os.Chmod(dir, 0o777) }, "move the file, as root"},
+		{"of another user, in a directory like /tmp", func(t *testing.T) { os.Chmod(dir, 0o777|os.ModeSticky); chown(t, path, 12345, 0) }, "move the file, as root"},
 		{"of another user", func(t *testing.T) { chown(t, path, 12345, 0) }, "belongs to user 12345"},
 		{"directory of another user", func(t *testing.T) { chown(t, dir, 12345, 0) }, "belongs to user 12345"},
 		{"writable by another group", func(t *testing.T) { chown(t, path, os.Getuid(), 12345); os.Chmod(path, 0o664) }, "writable by group 12345"},

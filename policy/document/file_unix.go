@@ -44,23 +44,34 @@ func checkTrust(path string) error {
 // checkOwner checks the owner and permissions of one file or directory.
 func checkOwner(path string, info fs.FileInfo) error {
 	untrusted := func(why, mend string) error {
-		return &fs.PathError{Op: "trust", Path: path, Err: fmt.Errorf("%w: it %s; run %s", ErrUntrusted, why, mend)}
+		return &fs.PathError{Op: "trust", Path: path, Err: fmt.Errorf("%w: it %s; %s", ErrUntrusted, why, mend)}
+	}
+	run := func(command string) string {
+		dir := info
+		if !info.IsDir() {
+			dir, _ = os.Lstat(filepath.Dir(path))
+		}
+		if dir != nil && dir.Mode().Perm()&0o002 != 0 {
+			// A directory such as /tmp has to be as it is.
+			return "move the file, as root, into a directory that belongs to root, such as /etc/culvert, and have it belong to root"
+		}
+		return "run " + command
 	}
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
 		return &fs.PathError{Op: "trust", Path: path, Err: fmt.Errorf("%w: its owner cannot be told", ErrUntrusted)}
 	}
 	if stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
-		return untrusted(fmt.Sprintf("belongs to user %d", stat.Uid), "chown root")
+		return untrusted(fmt.Sprintf("belongs to user %d", stat.Uid), run("chown root"))
 	}
 	if info.IsDir() && info.Mode()&fs.ModeSticky != 0 {
 		return nil
 	}
 	if info.Mode().Perm()&0o002 != 0 {
-		return untrusted("is writable by everybody", "chmod o-w")
+		return untrusted("is writable by everybody", run("chmod o-w"))
 	}
 	if info.Mode().Perm()&0o020 != 0 && stat.Gid != 0 {
-		return untrusted(fmt.Sprintf("is writable by group %d", stat.Gid), "chmod g-w")
+		return untrusted(fmt.Sprintf("is writable by group %d", stat.Gid), run("chmod g-w"))
 	}
 	return nil
 }

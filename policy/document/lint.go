@@ -139,7 +139,7 @@ func (l *linter) attributes(n *Node, e *Element) {
 			case a.Name == "UserControllable":
 				message = fmt.Sprintf("<%s> cannot be left to the user", e.Name)
 			default:
-				if s := nearest(a.Name, names); s != "" {
+				if s := Nearest(a.Name, names); s != "" {
 					hint = fmt.Sprintf("did you mean %s?", s)
 				}
 			}
@@ -248,7 +248,7 @@ func (l *linter) unknown(n *Node, e *Element) {
 		for i, c := range e.Children {
 			siblings[i] = c.Name
 		}
-		if s := nearest(n.Name, append(siblings, names...)); s != "" {
+		if s := Nearest(n.Name, append(siblings, names...)); s != "" {
 			rule, hint = RuleMisspelledElement, fmt.Sprintf("did you mean <%s>?", s)
 		}
 	}

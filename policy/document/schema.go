@@ -342,7 +342,7 @@ func (t Type) validate(value string) (string, *valueError) {
 				return wrong(fmt.Sprintf("%s; there is a character too many", allowed))
 			}
 		}
-		if v := nearest(value, t.Values); v != "" {
+		if v := Nearest(value, t.Values); v != "" {
 			allowed += fmt.Sprintf("; did you mean %s?", v)
 		}
 		return wrong(allowed)

@@ -2,8 +2,8 @@ package document
 
 import "strings"
 
-// nearest returns the candidate that s was probably meant to be, or "".
-func nearest(s string, candidates []string) string {
+// Nearest returns the candidate that s was probably meant to be, or "" if it is like none of them.
+func Nearest(s string, candidates []string) string {
 	best, distance := "", 1<<30
 	for _, c := range candidates {
 		if d := edits(s, c); d < distance && d <= tolerable(s, c) {

@@ -91,7 +91,13 @@ type Policy struct {
 	OCSPRevocation bool `json:"ocspRevocation" element:"OCSPRevocation"`
 	// Update says what may be updated from which gateways.
 	Update UpdatePolicy `json:"update"`
+
+	where map[string]document.Position // of the elements that the document has
 }
+
+// Where returns the place of an element such as UpdatePolicy/AuthorizedServerList in the document, the zero Position if it is not
+// there.
+func (p *Policy) Where(path string) document.Position { return p.where[path] }
 
 // An UpdatePolicy says what may be updated from which gateways.
 type UpdatePolicy struct {
@@ -151,6 +157,14 @@ func Default() *Policy {
 // fill writes the values of the document, or the defaults, into the fields that have a tag.
 func (p *Policy) fill(root *document.Node, schema *document.Schema) {
 	p.Version, _ = root.Attribute("acversion")
+	schema.Root.Walk(func(path string, _ *document.Element) {
+		if n := root.Find(path); n != nil {
+			if p.where == nil {
+				p.where = map[string]document.Position{}
+			}
+			p.where[path] = n.Position()
+		}
+	})
 	p.Update.AuthorizedServers = []string{}
 	if list := root.Find("UpdatePolicy/AuthorizedServerList"); list != nil {
 		for _, n := range list.All("ServerName") {

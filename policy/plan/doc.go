@@ -20,5 +20,6 @@
 // # What a document cannot do here
 //
 // Every setting of the local policy and every feature that needs a profile is listed with its state: on, off, or not applicable
-// and why. Nothing is passed over in silence.
+// and why. Every other element of the profile has an effect, or is among the Ignored with the reason. Nothing is passed over in
+// silence.
 package plan

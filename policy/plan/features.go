@@ -35,7 +35,7 @@ type Feature struct {
 	document.Position
 }
 
-// machineOnly reports whether a feature is about the network of the whole machine.
+// machineOnly reports whether a setting is about the network of the whole machine.
 func machineOnly(path string) bool {
 	switch path {
 	case "LocalLanAccess", "PPPExclusion", "AutomaticVPNPolicy/AlwaysOn",
@@ -44,6 +44,9 @@ func machineOnly(path string) bool {
 	}
 	return false
 }
+
+// theirs says why what is about the whole machine has no effect where the tunnel is a program's.
+const theirs = "the tunnel carries one program, and not the traffic of the machine"
 
 // features returns the features with their states.
 func (p *Plan) features() []Feature {
@@ -59,7 +62,7 @@ func (p *Plan) features() []Feature {
 		case !v.Applies:
 			out.State = NotApplicable
 		case f.On && machineOnly(f.Path) && !p.Environment.WholeMachine:
-			out.State, out.Why = NotApplicable, "the tunnel carries one program, and not the traffic of the machine"
+			out.State, out.Why = NotApplicable, theirs
 		case f.On && p.Environment.Unavailable[f.Path] != "":
 			out.State, out.Why = NotApplicable, p.Environment.Unavailable[f.Path]
 		case f.On:
@@ -70,13 +73,17 @@ func (p *Plan) features() []Feature {
 	return all
 }
 
-// An Effect is a setting of the local policy and what it does here.
+// An Effect is a setting of a document and what it does here.
 type Effect struct {
 	Path  string `json:"path"`
 	Value string `json:"value"`
 	State State  `json:"state"`
 	// Says is what it does, or why it does nothing.
 	Says string `json:"says"`
+	// Usual says that the value is the default, so that nobody misses its effect.
+	Usual bool `json:"usual,omitempty"`
+	// The Position is the place in the document, zero for a setting that is not there.
+	document.Position
 }
 
 // moot says why a setting of the local policy makes no difference to this client, "" if it makes one.
@@ -100,7 +107,7 @@ func moot(path string) string {
 func (p *Plan) effects() []Effect {
 	var all []Effect
 	for _, row := range p.Documents.Local.Rows(p.Environment.System) {
-		e := Effect{Path: row.Path, Value: row.Value, State: Off, Says: row.Effect}
+		e := Effect{Path: row.Path, Value: row.Value, State: Off, Says: row.Effect, Usual: row.Value == row.Default, Position: p.Documents.Local.Where(row.Path)}
 		why := moot(row.Path)
 		switch {
 		case !row.Applies:
@@ -166,8 +173,10 @@ func (p *Plan) Accept(what Download, server string) error {
 	return p.forbids(setting, "false", fmt.Sprintf("nothing of the kind %s is taken from %s, which is not in the AuthorizedServerList%s", what, server, listed(l.Update)))
 }
 
-func (p *Plan) forbids(setting, value, why string) error {
-	return &policy.RefusedError{Document: p.localDocument(), Setting: setting, Value: value, Reason: why}
+// forbids returns the refusal of a setting of the local policy, with its place there.
+func (p *Plan) forbids(setting, value, why string) *policy.RefusedError {
+	at := p.Documents.Local.Where(setting)
+	return &policy.RefusedError{Document: p.localDocument(), Setting: setting, Value: value, Line: at.Line, Column: at.Column, Reason: why}
 }
 
 // listed names the gateways that would do.

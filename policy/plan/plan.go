@@ -42,7 +42,7 @@ type Environment struct {
 	Administrator bool
 	// FIPS says that the cryptography of this process is in FIPS 140-3 mode, as crypto/fips140.Enabled reports.
 	FIPS bool
-	// Unavailable are features that cannot be carried out here, by the paths of their settings, with the reasons.
+	// Unavailable are settings that cannot be carried out here, by their paths, with the reasons.
 	Unavailable map[string]string
 	// Message is the text to be shown where the profile wants one before the first connection. Empty means a text that says so.
 	Message string
@@ -104,9 +104,11 @@ type Plan struct {
 	// Keep says what may be written into the preferences without the user having chosen it.
 	Keep preferences.Keep
 
-	// Features are the eighteen that need a profile, and Local the settings of the local policy, with their states.
+	// Features are the eighteen that need a profile, and Local the settings of the local policy, with their states. Ignored are the
+	// elements of the profile in force, and of its entry of the gateway, that have no effect here, each with the reason.
 	Features []Feature
 	Local    []Effect
+	Ignored  []Effect
 
 	// Refusals are the reasons not to connect, none if one may.
 	Refusals []*policy.RefusedError
@@ -192,6 +194,9 @@ func New(host string, docs Documents, env Environment) (*Plan, error) {
 	p.Script = Script{s.EnableScripting, s.TerminateScriptOnNextEvent, s.PostSBLOnConnectScript}
 	p.Reconnect = Reconnect{s.AutoReconnect, s.ReconnectBehavior == "ReconnectAfterResume"}
 	p.TLS = TLS{FIPS: docs.Local.FIPSMode, Strict: docs.Local.StrictCertificateTrust || p.blocksUntrusted()}
+	if p.TLS.FIPS {
+		p.TLS.by = *p.forbids("FipsMode", "true", "")
+	}
 	if docs.Local.FIPSMode {
 		p.NoDTLS, p.NoDTLSReason = true, "FipsMode is true, and the handshake of DTLS is not part of the validated module"
 	}
@@ -203,9 +208,11 @@ func New(host string, docs Documents, env Environment) (*Plan, error) {
 		System: env.System, Enforcement: logon.Enforcement(enforcement), Establishment: logon.Establishment(establishment),
 		RetainOnLogoff: s.RetainVPNOnLogoff, UserEnforcement: logon.UserEnforcement(s.UserEnforcement), Document: p.document(),
 	}
-	p.Lock = logon.LockRule{
-		Required: s.DeviceLockRequired, MaximumTimeout: s.DeviceLockMaximumTimeout, MinimumLength: s.DeviceLockMinimumPasswordLength,
-		Complexity: s.DeviceLockPasswordComplexity, Document: p.document(),
+	if s.DeviceLockRequired {
+		p.Lock = logon.LockRule{
+			Required: true, MaximumTimeout: s.DeviceLockMaximumTimeout, MinimumLength: s.DeviceLockMinimumPasswordLength,
+			Complexity: s.DeviceLockPasswordComplexity, Document: p.document(),
+		}
 	}
 	p.Network = network.FromProfile(p.Profile, p.Effective)
 	if p.Listed {
@@ -214,7 +221,7 @@ func New(host string, docs Documents, env Environment) (*Plan, error) {
 	caching := docs.Local.Caching
 	p.Keep = preferences.Keep{Credentials: caching.Credentials(), Thumbprints: caching.Thumbprints(), Anything: caching.Anything()}
 
-	p.Features, p.Local = p.features(), p.effects()
+	p.Features, p.Local, p.Ignored = p.features(), p.effects(), p.ignored()
 	p.refuse(host, found, s)
 	if err := p.Err(); err != nil {
 		return p, err
@@ -353,6 +360,32 @@ func (p *Plan) Document(local bool) string {
 	return p.localDocument()
 }
 
+// maxEntries is how many entries a message names.
+const maxEntries = 12
+
+// Entries names the profiles, and the gateways that they list, for messages. Both are empty if there are no profiles.
+func (p *Plan) Entries() (documents, entries string) {
+	profiles := p.Documents.Profiles
+	if profiles == nil || len(profiles.Profiles) == 0 {
+		return "", ""
+	}
+	var files, names []string
+	for _, other := range profiles.Profiles {
+		files = append(files, other.Name())
+	}
+	hosts := profiles.Hosts()
+	for _, h := range hosts[:min(maxEntries, len(hosts))] {
+		names = append(names, h.Name)
+	}
+	switch more := len(hosts) - len(names); {
+	case len(names) == 0:
+		names = []string{"none"}
+	case more > 0:
+		names = append(names, fmt.Sprintf("and %d more", more))
+	}
+	return "profile " + strings.Join(files, ", "), strings.Join(names, ", ")
+}
+
 // Err returns the Refusals as one error, from which errors.As gets the first one, or nil if there are none.
 func (p *Plan) Err() error {
 	errs := make([]error, len(p.Refusals))
@@ -376,20 +409,20 @@ func (p *Plan) refuse(typed string, found bool, s profile.Settings) {
 	}
 	policyOf := p.Documents.Local
 	if !policyOf.Protocols.TLS() {
-		add(&policy.RefusedError{Document: p.localDocument(), Setting: "RestrictTunnelProtocols", Value: string(policyOf.Protocols),
-			Reason: "tunnels over TLS are forbidden, and this client speaks no other protocol"})
+		add(p.forbids("RestrictTunnelProtocols", string(policyOf.Protocols), "tunnels over TLS are forbidden, and this client speaks no other protocol"))
 	}
 	if policyOf.FIPSMode && !p.Environment.FIPS {
-		add(&policy.RefusedError{Document: p.localDocument(), Setting: "FipsMode", Value: "true",
-			Reason: "the cryptography of this process is not in FIPS 140-3 mode; start it with GODEBUG=fips140=on in its environment"})
+		add(p.forbids("FipsMode", "true", "the cryptography of this process is not in FIPS 140-3 mode; start it with GODEBUG=fips140=on in its environment"))
 	}
 	if err := certificate.CheckStores(p.Certificates.Stores); err != nil {
 		none := (*certificate.NoStoreError)(nil)
-		setting := "ExcludePemFileCertStore"
+		settings := []string{"ExcludePemFileCertStore"}
 		if errors.As(err, &none) && len(none.Settings) > 0 {
-			setting = strings.Join(slices.Compact(slices.Clone(none.Settings)), ", ")
+			settings = slices.Compact(slices.Clone(none.Settings))
 		}
-		add(&policy.RefusedError{Document: p.localDocument(), Setting: setting, Value: "true", Reason: err.Error(), Err: err})
+		r := p.forbids(settings[0], "true", err.Error())
+		r.Setting, r.Err = strings.Join(settings, ", "), err
+		add(r)
 	}
 	if found && !p.Listed {
 		p.refuseTyped(typed)
@@ -417,8 +450,9 @@ func (p *Plan) refuse(typed string, found bool, s profile.Settings) {
 
 // refuseTyped refuses a gateway that no profile lists where it must be one that is.
 func (p *Plan) refuseTyped(typed string) {
+	_, entries := p.Entries()
 	for _, other := range p.Documents.Profiles.Profiles {
-		if r := p.switched(other, "AllowManualHostInput", "false", fmt.Sprintf("%s is not in the list of gateways, and only those may be connected to", typed)); r != nil {
+		if r := p.switched(other, "AllowManualHostInput", "false", fmt.Sprintf("%s is not in the list of gateways (%s), and only those may be connected to", typed, entries)); r != nil {
 			p.Refusals = append(p.Refusals, r)
 			return
 		}
@@ -428,7 +462,14 @@ func (p *Plan) refuseTyped(typed string) {
 	}
 	at := p.position(p.Profile, "AutomaticVPNPolicy/AlwaysOn")
 	p.Refusals = append(p.Refusals, &policy.RefusedError{Document: p.document(), Setting: "AlwaysOn", Value: "true", Line: at.Line, Column: at.Column,
-		Reason: fmt.Sprintf("%s is not in the list of gateways, and Always-On connects to those alone, because its firewall must know them", typed)})
+		Reason: fmt.Sprintf("%s is not in the list of gateways (%s), and Always-On connects to those alone, because its firewall must know them", typed, entries)})
+}
+
+// Refuse returns the refusal of a setting of the profile in force, with its value and its place.
+func (p *Plan) Refuse(path, reason string) *policy.RefusedError {
+	v, _ := p.Effective.Get(path)
+	at := p.position(p.Profile, path)
+	return &policy.RefusedError{Document: p.document(), Setting: path, Value: v.Value, Line: at.Line, Column: at.Column, Reason: reason}
 }
 
 // switched returns the refusal of a setting of a profile if it has the value.

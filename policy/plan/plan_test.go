@@ -2,6 +2,7 @@ package plan
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -51,7 +52,8 @@ func collection(profiles ...*profile.Profile) *profile.Collection {
 
 func xmlPolicy(t testing.TB, elements string) *local.Policy {
 	t.Helper()
-	p, _, err := local.Parse("policy.xml", []byte(`<AnyConnectLocalPolicy xmlns="http://schemas.xmlsoap.org/encoding/">`+elements+`</AnyConnectLocalPolicy>`))
+	p, _, err := local.Parse("policy.xml", []byte(`<AnyConnectLocalPolicy xmlns="http://schemas.xmlsoap.org/encoding/">
+`+elements+`</AnyConnectLocalPolicy>`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,6 +61,32 @@ func xmlPolicy(t testing.TB, elements string) *local.Policy {
 }
 
 func machine() Environment { return Environment{System: "linux", WholeMachine: true} }
+
+// TestEntries: who names a gateway that is none of the profiles' is told which there are.
+func TestEntries(t *testing.T) {
+	many := ""
+	for i := range maxEntries + 3 {
+		many += fmt.Sprintf("<HostEntry><HostName>gw%d</HostName></HostEntry>", i)
+	}
+	for _, tt := range []struct {
+		profiles           []*profile.Profile
+		documents, entries string
+	}{
+		{nil, "", ""},
+		{[]*profile.Profile{xmlProfile(t, "corp.xml", "", "")}, "profile corp.xml", "none"},
+		{[]*profile.Profile{xmlProfile(t, "corp.xml", "", office), xmlProfile(t, "b.xml", "", "")}, "profile corp.xml, b.xml", "Office, Lab, Old"},
+		{[]*profile.Profile{xmlProfile(t, "many.xml", "", many)}, "profile many.xml", "gw0, gw1, gw2, gw3, gw4, gw5, gw6, gw7, gw8, gw9, gw10, gw11, and 3 more"},
+	} {
+		p, _ := New("nosuch", Documents{Profiles: collection(tt.profiles...)}, machine())
+		if documents, entries := p.Entries(); documents != tt.documents || entries != tt.entries {
+			t.Errorf("%q, %q, want %q, %q", documents, entries, tt.documents, tt.entries)
+		}
+	}
+	on := xmlProfile(t, "corp.xml", "<AutomaticVPNPolicy>true<AlwaysOn>true</AlwaysOn></AutomaticVPNPolicy>", office)
+	if _, err := New("nosuch", Documents{Profiles: collection(on)}, machine()); err == nil || !strings.Contains(err.Error(), "nosuch is not in the list of gateways (Office, Lab, Old)") {
+		t.Errorf("under Always-On: %v", err)
+	}
+}
 
 // TestFeaturesWithoutProfile: all eighteen are off, whatever the user prefers.
 func TestFeaturesWithoutProfile(t *testing.T) {
@@ -267,17 +295,17 @@ func TestRefusals(t *testing.T) {
 		{"ServiceDisable, for a gateway that is not listed", "else.example", "<ServiceDisable>true</ServiceDisable>", "", machine(),
 			policy.RefusedError{Document: "profile corp.xml", Setting: "ServiceDisable", Value: "true", Line: 3, Column: 1}},
 		{"D1247", "Office", "", "<RestrictTunnelProtocols>TLS</RestrictTunnelProtocols>", machine(),
-			policy.RefusedError{Document: "local policy policy.xml", Setting: "RestrictTunnelProtocols", Value: "TLS"}},
+			policy.RefusedError{Document: "local policy policy.xml", Setting: "RestrictTunnelProtocols", Value: "TLS", Line: 2, Column: 1}},
 		{"IPsec", "Old", "", "", machine(),
 			policy.RefusedError{Document: "profile corp.xml", Setting: "PrimaryProtocol", Value: "IPsec", Line: 9, Column: 1}},
 		{"D1243", "Office", "", "<FipsMode>true</FipsMode>", machine(),
-			policy.RefusedError{Document: "local policy policy.xml", Setting: "FipsMode", Value: "true"}},
+			policy.RefusedError{Document: "local policy policy.xml", Setting: "FipsMode", Value: "true", Line: 2, Column: 1}},
 		{"AllowManualHostInput", "else.example", "<AllowManualHostInput>false</AllowManualHostInput>", "", machine(),
 			policy.RefusedError{Document: "profile corp.xml", Setting: "AllowManualHostInput", Value: "false", Line: 3, Column: 1}},
 		{"AlwaysOn", "else.example", "<AutomaticVPNPolicy>true\n<AlwaysOn>true</AlwaysOn></AutomaticVPNPolicy>", "", machine(),
 			policy.RefusedError{Document: "profile corp.xml", Setting: "AlwaysOn", Value: "true", Line: 4, Column: 1}},
 		{"no store", "Office", "", "<ExcludeWinNativeCertStore>true</ExcludeWinNativeCertStore>", Environment{System: "windows"},
-			policy.RefusedError{Document: "local policy policy.xml", Setting: "ExcludeWinNativeCertStore", Value: "true"}},
+			policy.RefusedError{Document: "local policy policy.xml", Setting: "ExcludeWinNativeCertStore", Value: "true", Line: 2, Column: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			docs := Documents{Profiles: collection(xmlProfile(t, "corp.xml", tt.settings, office)), Local: xmlPolicy(t, tt.policy), LocalPath: "policy.xml"}
@@ -464,7 +492,7 @@ func TestAccept(t *testing.T) {
 		}
 		err = p.Accept(tt.what, tt.server)
 		var refused *policy.RefusedError
-		if errors.As(err, &refused) != (tt.setting != "") || refused != nil && (refused.Setting != tt.setting || refused.Document != "local policy policy.xml") {
+		if errors.As(err, &refused) != (tt.setting != "") || refused != nil && (refused.Setting != tt.setting || refused.Document != "local policy policy.xml" || refused.Line == 0) {
 			t.Errorf("%s from %s: %v, want %q", tt.what, tt.server, err, tt.setting)
 		}
 	}
@@ -489,7 +517,7 @@ func TestTrust(t *testing.T) {
 		}
 		for want, err := range map[*string]error{&tt.pins: p.CheckTrust(true, false), &tt.authorities: p.CheckTrust(false, true)} {
 			var refused *policy.RefusedError
-			if errors.As(err, &refused) != (*want != "") || refused != nil && refused.Setting != *want {
+			if errors.As(err, &refused) != (*want != "") || refused != nil && (refused.Setting != *want || refused.Line != 2 || refused.Column != 1) {
 				t.Errorf("%s: %v, want %q", tt.element, err, *want)
 			}
 		}

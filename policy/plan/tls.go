@@ -2,8 +2,10 @@ package plan
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"culvert.example/vpn/policy"
 )
@@ -14,6 +16,8 @@ type TLS struct {
 	FIPS bool
 	// Strict leaves the user no way to connect to a gateway that is not trusted: neither a question nor a pin.
 	Strict bool
+
+	by policy.RefusedError // what FIPS is demanded by, without a reason
 }
 
 // approvedSuites returns the suites of TLS 1.2 that FIPS 140-3 approves, in the order of preference.
@@ -54,23 +58,44 @@ func (t TLS) Config(base *tls.Config) *tls.Config {
 				return err
 			}
 		}
-		return approve(cs)
+		return t.approve(cs)
 	}
 	return cfg
 }
 
-// approve refuses a connection that uses what FIPS 140-3 does not approve.
-func approve(cs tls.ConnectionState) error {
-	refused := func(format string, args ...any) error {
-		return &policy.RefusedError{Document: "local policy", Setting: "FipsMode", Value: "true", Reason: fmt.Sprintf(format, args...)}
+// Refuse returns the refusal of FipsMode.
+func (t TLS) Refuse(format string, args ...any) *policy.RefusedError {
+	r := t.by
+	r.Reason = fmt.Sprintf(format, args...)
+	return &r
+}
+
+// Explain returns the error of a connection to a gateway as the refusal that it is, if FIPS is set and the two could not agree on
+// anything that is approved. Any other error it returns as it is. The text of an alert has to do, since its type is nobody's.
+func (t TLS) Explain(err error) error {
+	if !t.FIPS || err == nil || errors.Is(err, policy.ErrDenied) {
+		return err
 	}
+	for _, alert := range []string{"tls: handshake failure", "tls: protocol version not supported", "tls: insufficient security level", "tls: server selected unsupported",
+		"tls: server chose an unconfigured cipher suite"} {
+		if strings.Contains(err.Error(), alert) {
+			r := t.Refuse("the gateway offers no version, cipher suite and group of TLS that is approved: %v", err)
+			r.Err = err
+			return r
+		}
+	}
+	return err
+}
+
+// approve refuses a connection that uses what FIPS 140-3 does not approve.
+func (t TLS) approve(cs tls.ConnectionState) error {
 	switch {
 	case cs.Version < tls.VersionTLS12:
-		return refused("the gateway speaks %s, and TLS 1.2 is the least that is approved", tls.VersionName(cs.Version))
+		return t.Refuse("the gateway speaks %s, and TLS 1.2 is the least that is approved", tls.VersionName(cs.Version))
 	case !approvedSuite(cs.CipherSuite):
-		return refused("the gateway chose the cipher suite %s, which is not approved", tls.CipherSuiteName(cs.CipherSuite))
+		return t.Refuse("the gateway chose the cipher suite %s, which is not approved", tls.CipherSuiteName(cs.CipherSuite))
 	case cs.CurveID != 0 && !slices.Contains(approvedCurves(), cs.CurveID):
-		return refused("the gateway chose the group %s, which is not approved", cs.CurveID)
+		return t.Refuse("the gateway chose the group %s, which is not approved", cs.CurveID)
 	}
 	return nil
 }
@@ -81,14 +106,12 @@ func (p *Plan) CheckTrust(pins, authorities bool) error {
 	l := p.Documents.Local
 	switch {
 	case pins && l.StrictCertificateTrust:
-		return &policy.RefusedError{Document: p.localDocument(), Setting: "StrictCertificateTrust", Value: "true",
-			Reason: "a gateway must be trusted by a certificate authority; a key of your own choice is not accepted in the place of that"}
+		return p.forbids("StrictCertificateTrust", "true", "a gateway must be trusted by a certificate authority; a key of your own choice is not accepted in the place of that")
 	case pins && p.TLS.Strict:
 		return &policy.RefusedError{Document: "preferences", Setting: "BlockUntrustedServers", Value: "true",
 			Reason: "gateways that are not trusted are blocked by your own choice; take it back to accept a key"}
 	case authorities && l.RestrictServerCertStore:
-		return &policy.RefusedError{Document: p.localDocument(), Setting: "RestrictServerCertStore", Value: "true",
-			Reason: "only the authorities of the system may vouch for gateways, and none of a user"}
+		return p.forbids("RestrictServerCertStore", "true", "only the authorities of the system may vouch for gateways, and none of a user")
 	}
 	return nil
 }

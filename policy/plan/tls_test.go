@@ -1,42 +1,30 @@
 package plan
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"math/big"
+	"io"
 	"net"
 	"testing"
 	"time"
 
+	"culvert.example/vpn/internal/issue"
 	"culvert.example/vpn/policy"
 )
 
 // TestFIPS: with FipsMode, handshakes come about with approved suites and groups alone (D1243).
 func TestFIPS(t *testing.T) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"gw.example"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(leaf)
+	cert := issue.New(x509.Certificate{DNSNames: []string{"gw.example"}, IsCA: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature}, nil)
 	gateway := func(c *tls.Config) *tls.Config {
-		c.Certificates = []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}
+		c.Certificates = []tls.Certificate{cert.TLS()}
 		return c
 	}
+	p, err := New("gw.example", Documents{Local: xmlPolicy(t, "<FipsMode>true</FipsMode>"), LocalPath: "policy.xml"}, Environment{System: "linux", FIPS: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fips := p.TLS
 	for _, tt := range []struct {
 		name    string
 		gateway *tls.Config
@@ -52,11 +40,15 @@ func TestFIPS(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			asked := false
-			base := &tls.Config{RootCAs: roots, ServerName: "gw.example", MinVersion: tls.VersionTLS10,
+			base := &tls.Config{RootCAs: cert.Pool(), ServerName: "gw.example", MinVersion: tls.VersionTLS10,
 				VerifyConnection: func(tls.ConnectionState) error { asked = true; return nil }}
-			err := handshake(t, tt.gateway, TLS{FIPS: true}.Config(base))
+			err := handshake(t, tt.gateway, fips.Config(base))
 			if (err == nil) != tt.works || tt.works && !asked {
 				t.Errorf("FipsMode: %v, the verification of the base was asked: %v", err, asked)
+			}
+			var refused *policy.RefusedError
+			if err := fips.Explain(err); errors.As(err, &refused) == tt.works || refused != nil && (refused.Setting != "FipsMode" || refused.Line != 2) {
+				t.Errorf("explained: %v", err)
 			}
 			if base.CipherSuites != nil || base.MinVersion != tls.VersionTLS10 {
 				t.Error("the base was changed")
@@ -75,9 +67,17 @@ func TestFIPS(t *testing.T) {
 		"TLS 1.1":             {Version: tls.VersionTLS11, CipherSuite: tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256},
 	} {
 		var refused *policy.RefusedError
-		if err := approve(cs); !errors.As(err, &refused) || refused.Setting != "FipsMode" {
+		if err := fips.approve(cs); !errors.As(err, &refused) || refused.Setting != "FipsMode" {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	for _, err := range []error{nil, io.EOF, policy.ErrDenied} {
+		if got := fips.Explain(err); got != err {
+			t.Errorf("%v became %v", err, got)
+		}
+	}
+	if err := errors.New("remote error: tls: handshake failure"); (TLS{}).Explain(err) != err {
+		t.Error("without FipsMode an error is explained by it")
 	}
 }
 

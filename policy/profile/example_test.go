@@ -22,6 +22,7 @@ func ExampleLint() {
 		fmt.Println(f)
 	}
 	// Output:
+	// corp.xml:2:1: note: the profile lists no gateway, so that the user has to type one in; add a ServerList with a HostEntry (no-host)
 	// corp.xml:6:5: error: <BypassDownloader> is an element of the local policy and has no effect in a profile; write it into AnyConnectLocalPolicy.xml on each machine, and remove it here (local-policy-element)
 	// corp.xml:7:28: error: <AuthenticationTimeout>: "5" is not allowed here; allowed are whole numbers from 10 to 120 (wrong-value)
 }

@@ -19,6 +19,8 @@ const (
 	RuleHostAddress document.Rule = "host-address"
 	// RuleNotImplemented: no part of this client does what the setting asks for.
 	RuleNotImplemented document.Rule = "not-implemented"
+	// RuleNoHost: the profile lists no gateway.
+	RuleNoHost document.Rule = "no-host"
 	// RuleConsequence: the setting does more than its name says.
 	RuleConsequence document.Rule = "consequence"
 )
@@ -67,8 +69,12 @@ func (p *Profile) checkMeaning() []document.Finding {
 		add(p.node(auto+"/UntrustedNetworkPolicy"), err, RuleContradiction, "UntrustedNetworkPolicy is DoNothing and AlwaysOn demands that untrusted networks connect",
 			"write Connect")
 	}
-	if alwaysOn && len(p.Hosts()) == 0 {
+	switch {
+	case len(p.Hosts()) > 0:
+	case alwaysOn:
 		add(p.node(always), err, RuleContradiction, "AlwaysOn is true and the profile has no gateway to connect to", "add a ServerList")
+	default:
+		add(nil, note, RuleNoHost, "the profile lists no gateway, so that the user has to type one in", "add a ServerList with a HostEntry")
 	}
 	if alwaysOn && is(auto) {
 		add(p.node(always), note, RuleConsequence, "when a gateway sends this profile, all other profiles are deleted, since AlwaysOn is true", "")

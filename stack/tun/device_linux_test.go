@@ -181,6 +181,9 @@ func TestDownAndDeleted(t *testing.T) {
 	case <-time.After(5 * time.Second):
 		t.Fatal("ReadBatch goes on")
 	}
+	if n, err := d.ReadBatch(packet.NewBatch(1, 1500)); n != 0 || !errors.Is(err, ErrDeleted) {
+		t.Errorf("ReadBatch = %d, %v", n, err)
+	}
 	if n, err := d.WriteBatch(b); n != 0 || !errors.Is(err, ErrDeleted) {
 		t.Errorf("WriteBatch = %d, %v", n, err)
 	}

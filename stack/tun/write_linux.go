@@ -1,7 +1,6 @@
 package tun
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"syscall"
@@ -201,7 +200,8 @@ func (d *Device) fault(doing string, err error) error {
 	if d.closed.Load() {
 		return net.ErrClosed
 	}
-	if errors.Is(err, unix.EBADFD) {
+	// The poller of Go may have seen the end first, and then says only that it cannot wait any more.
+	if d.Name() == "" {
 		err = ErrDeleted
 	}
 	return fmt.Errorf("tun: %s: %w", doing, err)

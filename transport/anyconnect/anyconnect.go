@@ -73,6 +73,8 @@ type Dialer struct {
 	DPD time.Duration
 	// ReconnectTimeout is how long a session without a connection lives. Zero means 5 minutes, negative for ever.
 	ReconnectTimeout time.Duration
+	// LoginTimeout is login.Config.RequestTimeout.
+	LoginTimeout time.Duration
 
 	// UserAgent, OS, Hostname and Version describe this client. Those that are empty have defaults, but for Hostname.
 	UserAgent, OS, Hostname, Version string
@@ -184,7 +186,7 @@ func (d *Dialer) loginConfig(u *url.URL) (*login.Config, error) {
 	config, err := d.tlsConfig()
 	return &login.Config{
 		URL: u, Prompter: d.Prompter, TLS: config, DialContext: d.dial, UserAgent: d.userAgent(), Version: d.Version,
-		Device: wire.Device{Platform: d.platform(), ComputerName: d.Hostname}, Logger: d.logger(),
+		Device: wire.Device{Platform: d.platform(), ComputerName: d.Hostname}, RequestTimeout: d.LoginTimeout, Logger: d.logger(),
 	}, err
 }
 

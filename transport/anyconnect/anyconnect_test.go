@@ -75,6 +75,21 @@ func TestCookie(t *testing.T) {
 	open(t, d)
 }
 
+// TestLoginTimeout gives up on a gateway that accepts connections and says nothing.
+func TestLoginTimeout(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	d := &anyconnect.Dialer{Server: silent.Addr().String(), Prompter: alice, LoginTimeout: 50 * time.Millisecond}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // less than the 30 seconds of the default
+	defer cancel()
+	if _, err := d.DialSession(ctx); !errors.Is(err, transport.ErrUnreachable) || !strings.Contains(err.Error(), "50ms") {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestKinds has each failure to open a session match a kind.
 func TestKinds(t *testing.T) {
 	gw := gatewaytest.New(t, gatewaytest.Options{NoUDP: true})

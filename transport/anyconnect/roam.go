@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"syscall"
 	"time"
 
 	"culvert.example/vpn/packet"
@@ -152,13 +153,32 @@ func (s *Session) dialWay(ctx context.Context, via *way) (net.Conn, error) {
 		address = ticket.Addr.String()
 	}
 	nc, err := s.dialer.dialWith(ctx, via.dial, "tcp", address)
-	if err != nil && ctx.Err() == nil && !via.own && address != ticket.Host {
-		// The other network may have no way to this address, such as one without IPv4.
-		if named, e := s.dialer.dialWith(ctx, via.dial, "tcp", ticket.Host); e == nil {
-			return named, nil
+	if err == nil || ctx.Err() != nil || address == ticket.Host {
+		return nc, err
+	}
+	network := "tcp"
+	if via.own {
+		// Another address may be that of another member. But if the machine has no IPv4 any more, or no IPv6, that does not matter.
+		if !noWay(err) {
+			return nil, err
+		}
+		if network = "tcp6"; !ticket.Addr.Addr().Unmap().Is4() {
+			network = "tcp4"
 		}
 	}
-	return nc, err
+	// The other network may have no way to this address, such as one without IPv4.
+	if named, e := s.dialer.dialWith(ctx, via.dial, network, ticket.Host); e == nil {
+		return named, nil
+	}
+	return nil, err
+}
+
+// noWay reports whether a connection failed because the machine has no way to such an address at all.
+func noWay(err error) bool {
+	const wsaAddrNotAvail, wsaNetUnreach syscall.Errno = 10049, 10051 // what Windows calls them
+	return slices.ContainsFunc([]error{syscall.ENETUNREACH, syscall.EADDRNOTAVAIL, wsaAddrNotAvail, wsaNetUnreach}, func(no error) bool {
+		return errors.Is(err, no)
+	})
 }
 
 // reach connects to the gateway by the way in use. If that is one that the session was moved to, it may have gone, and the way

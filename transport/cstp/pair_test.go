@@ -2,18 +2,14 @@ package cstp
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"math/big"
 	"net"
 	"sync"
 	"testing"
 	"time"
 
+	"culvert.example/vpn/internal/issue"
 	"culvert.example/vpn/packet"
 	"culvert.example/vpn/transport/liveness"
 )
@@ -23,29 +19,8 @@ var quiet = Config{MTU: 1400, Beat: liveness.Config{Load: -1}}
 
 // configs returns TLS configurations of a gateway with the name gw.example and of a client that trusts it.
 var configs = sync.OnceValues(func() (server, client *tls.Config) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		panic(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: "gw.example"},
-		DNSNames:     []string{"gw.example"},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		panic(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		panic(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(cert)
-	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}},
-		&tls.Config{RootCAs: roots, ServerName: "gw.example"}
+	c := issue.New(x509.Certificate{DNSNames: []string{"gw.example"}}, nil)
+	return &tls.Config{Certificates: []tls.Certificate{c.TLS()}}, &tls.Config{RootCAs: c.Pool(), ServerName: "gw.example"}
 })
 
 // A tapped connection remembers what was written to it, one entry for each Write.

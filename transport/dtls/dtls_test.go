@@ -81,7 +81,7 @@ func (g *gateway) take(t testing.TB) served {
 	case c := <-g.accepted:
 		t.Cleanup(func() { c.Close() })
 		return c
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Fatal("the listener accepted nothing")
 		return served{}
 	}
@@ -104,7 +104,7 @@ func (g *gateway) config() Config {
 
 func dialTo(t testing.TB, addr netip.AddrPort, cfg Config) (*Conn, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	sock, err := OpenSocket(ctx, nil, addr)
 	if err != nil {
@@ -173,7 +173,7 @@ func pumpFrom(c *Conn) *pump {
 // wait returns the packets when there are n of them.
 func (p *pump) wait(t testing.TB, n int) [][]byte {
 	t.Helper()
-	deadline := time.After(5 * time.Second)
+	deadline := time.After(20 * time.Second)
 	for {
 		p.mu.Lock()
 		if len(p.got) >= n {
@@ -198,7 +198,7 @@ func (p *pump) wantEnd(t testing.TB, want error) {
 	t.Helper()
 	select {
 	case <-p.end:
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Fatalf("reading goes on, want %v", want)
 	}
 	if !errors.Is(p.err, want) {

@@ -62,7 +62,7 @@ func TestEmptyDatagrams(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 	for i := 0; i < len(sent); {
 		d := in.next()
 		if d == nil {

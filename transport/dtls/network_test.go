@@ -168,7 +168,7 @@ func TestNobodyListens(t *testing.T) {
 	if _, err := dialTo(t, addr, Config{MTU: testMTU, PSK: psk}); err == nil {
 		t.Fatal("Dial succeeded with nobody")
 	}
-	if d := time.Since(start); d > 3*time.Second {
+	if d := time.Since(start); d > 8*time.Second { // the handshake gives up after twelve
 		t.Fatalf("Dial took %v to notice that the port is closed", d)
 	}
 }
@@ -182,11 +182,12 @@ func TestReplayAndDuplicates(t *testing.T) {
 	b := numbered(0, 50, 300)
 	send(t, client, b)
 	sameBatch(t, server.pump.wait(t, 50), b)
-	time.Sleep(50 * time.Millisecond)
-	sameBatch(t, server.pump.wait(t, 50), b)
-	if s := server.Stats(); s.Replayed < 100 {
-		t.Fatalf("%d replays counted, want 100", s.Replayed)
+	for end := time.Now().Add(20 * time.Second); server.Stats().Replayed < 100; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d replays counted, want 100", server.Stats().Replayed)
+		}
 	}
+	sameBatch(t, server.pump.wait(t, 50), b)
 }
 
 func TestReordered(t *testing.T) {
@@ -265,7 +266,7 @@ func TestMTUHole(t *testing.T) {
 				if got, want := client.MTU(), limit-overhead; got > want || got < want-nearEnough {
 					t.Fatalf("MTU is %d, want %d", got, want)
 				}
-				if d := time.Since(start); d > 3*time.Second {
+				if d := time.Since(start); d > 8*time.Second {
 					t.Fatalf("the search took %v", d)
 				}
 				server := g.take(t)
@@ -290,7 +291,7 @@ func TestMTUHoleAppears(t *testing.T) {
 	}
 	r.set(hole(900), hole(900))
 	// Data that is not answered makes the Conn look. Packets of the old size are lost until it has found out.
-	deadline := time.Now().Add(6 * time.Second)
+	deadline := time.Now().Add(20 * time.Second)
 	for client.MTU() > 900 {
 		if time.Now().After(deadline) {
 			t.Fatalf("MTU is still %d", client.MTU())
@@ -323,7 +324,7 @@ func TestMTUHoleUnderTraffic(t *testing.T) {
 	r.set(hole(900), hole(900))
 	start := time.Now()
 	for client.MTU() > 900 || server.MTU() > 900 {
-		if time.Since(start) > 4*time.Second {
+		if time.Since(start) > 20*time.Second {
 			t.Fatalf("the MTU is still %d at the client, %d at the gateway", client.MTU(), server.MTU())
 		}
 		for _, c := range []*Conn{client, server.Conn} {
@@ -553,7 +554,7 @@ func recordedHello(t testing.TB, g *gateway) []byte {
 	}
 	work.Go(func() { Dial(ctx, sock, g.config()) })
 	b := make([]byte, 2000)
-	pc.SetReadDeadline(time.Now().Add(5 * time.Second))
+	pc.SetReadDeadline(time.Now().Add(20 * time.Second))
 	n, err := pc.Read(b)
 	if err != nil {
 		t.Fatal(err)
@@ -573,7 +574,7 @@ func TestDead(t *testing.T) {
 	start := time.Now()
 	client.Check()
 	cp.wantEnd(t, heartbeat.ErrDead)
-	if d := time.Since(start); d > 4*time.Second {
+	if d := time.Since(start); d > 10*time.Second {
 		t.Fatalf("it took %v to notice", d)
 	}
 	if _, err := client.WriteBatch(numbered(0, 1, 100)); !errors.Is(err, heartbeat.ErrDead) {
@@ -629,7 +630,7 @@ func TestDialCanceled(t *testing.T) {
 	if _, err := Dial(ctx, sock, Config{MTU: testMTU, PSK: psk}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("Dial = %v, want the deadline", err)
 	}
-	if d := time.Since(start); d > time.Second {
+	if d := time.Since(start); d > 8*time.Second { // the handshake gives up after twelve
 		t.Fatalf("Dial went on for %v after its context had ended", d)
 	}
 }

@@ -264,7 +264,7 @@ func TestFullSocket(t *testing.T) {
 		t.Fatalf("send = %v with a socket that is full", err)
 	case <-time.After(20 * time.Millisecond):
 	}
-	ends[1].SetReadDeadline(time.Now().Add(5 * time.Second))
+	ends[1].SetReadDeadline(time.Now().Add(20 * time.Second))
 	var got [][]byte
 	for i := range waiting + burstRecords {
 		d := make([]byte, 2000)

@@ -254,7 +254,7 @@ func (c *conversation) ask(ctx context.Context, f *Form) error {
 		if said == "" {
 			said = f.Message
 		}
-		return fmt.Errorf("%w: %s does not accept the answers and says %.400q: %w", transport.ErrLogin, c.name(), said, err)
+		return &RejectedError{Gateway: c.name(), Said: said, Err: err}
 	}
 	return err
 }

@@ -3,18 +3,13 @@ package login_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/url"
 	"os"
@@ -26,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"culvert.example/vpn/internal/issue"
 	"culvert.example/vpn/transport"
 	"culvert.example/vpn/transport/login"
 )
@@ -109,62 +105,24 @@ func TestOcserv(t *testing.T) {
 // authority makes a certificate authority with certificates for the gateway and for alice, and writes them to dir.
 func authority(t *testing.T, dir string) (*x509.CertPool, *tls.Certificate) {
 	t.Helper()
-	var caKey *ecdsa.PrivateKey
-	var ca *x509.Certificate
-	var client *tls.Certificate
-	for i, name := range []string{"ca", "gw", "alice"} {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := &x509.Certificate{
-			SerialNumber: big.NewInt(int64(i + 1)),
-			Subject: pkix.Name{CommonName: name, ExtraNames: []pkix.AttributeTypeAndValue{
-				{Type: []int{0, 9, 2342, 19200300, 100, 1, 1}, Value: name},
-			}},
-			NotBefore:             time.Now().Add(-time.Hour),
-			NotAfter:              time.Now().Add(24 * time.Hour),
-			BasicConstraintsValid: true,
-			KeyUsage:              x509.KeyUsageDigitalSignature,
-		}
-		parent, signer := ca, caKey
-		switch name {
-		case "ca":
-			c.IsCA, c.KeyUsage = true, x509.KeyUsageCertSign
-			parent, signer = c, key
-		case "gw":
-			c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
-			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-		case "alice":
-			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-		}
-		der, err := x509.CreateCertificate(rand.Reader, c, parent, key.Public(), signer)
-		if err != nil {
-			t.Fatal(err)
-		}
-		leaf, err := x509.ParseCertificate(der)
-		if err != nil {
-			t.Fatal(err)
-		}
-		keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for ext, block := range map[string]*pem.Block{"pem": {Type: "CERTIFICATE", Bytes: der}, "key": {Type: "PRIVATE KEY", Bytes: keyDER}} {
-			if err := os.WriteFile(filepath.Join(dir, name+"."+ext), pem.EncodeToMemory(block), 0o600); err != nil {
+	sign := func(name string, template x509.Certificate, by *issue.Certificate) *issue.Certificate {
+		template.Subject = pkix.Name{CommonName: name, ExtraNames: []pkix.AttributeTypeAndValue{
+			{Type: []int{0, 9, 2342, 19200300, 100, 1, 1}, Value: name},
+		}}
+		c := issue.New(template, by)
+		for file, text := range map[string]string{name + ".pem": c.PEM(), name + ".key": c.KeyPEM()} {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
-		switch name {
-		case "ca":
-			ca, caKey = leaf, key
-		case "alice":
-			client = &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
-		}
+		return c
 	}
-	roots := x509.NewCertPool()
-	roots.AddCert(ca)
-	return roots, client
+	ca := sign("ca", x509.Certificate{IsCA: true, KeyUsage: x509.KeyUsageCertSign}, nil)
+	sign("gw", x509.Certificate{
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}, ca)
+	alice := sign("alice", x509.Certificate{KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, ca).TLS()
+	return ca.Pool(), &alice
 }
 
 // startOcserv starts ocserv on the loopback interface and returns its address.

@@ -20,6 +20,23 @@ type Prompter interface {
 // ErrCannot says that a Prompter has no answer to a field. It matches transport.ErrPrompt.
 var ErrCannot = fmt.Errorf("no answer to the gateway's question: %w", transport.ErrPrompt)
 
+// A RejectedError says that the gateway has rejected the answers to a form, and that there are no others. It matches
+// transport.ErrLogin and Err.
+type RejectedError struct {
+	// Gateway is its name, and Said what it says, as it came.
+	Gateway, Said string
+	// Err is what the Prompter has said when it was asked again.
+	Err error
+}
+
+// Error returns a text with what the gateway says and what the Prompter does.
+func (e *RejectedError) Error() string {
+	return fmt.Sprintf("%v: %s does not accept the answers and says %.400q: %v", transport.ErrLogin, e.Gateway, e.Said, e.Err)
+}
+
+// Unwrap returns transport.ErrLogin and Err.
+func (e *RejectedError) Unwrap() []error { return []error{transport.ErrLogin, e.Err} }
+
 // A PrompterFunc is a function as a Prompter.
 type PrompterFunc func(ctx context.Context, f *Form) error
 

@@ -1,9 +1,6 @@
 package trust_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/tls"
@@ -12,40 +9,20 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
-	"math/big"
 	"net"
 	"strings"
 	"testing"
 	"time"
 
+	"culvert.example/vpn/internal/issue"
 	"culvert.example/vpn/transport"
 	"culvert.example/vpn/transport/trust"
 )
 
-func certificate(t *testing.T, notAfter time.Time, names ...string) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(1),
-		Subject:               pkix.Name{CommonName: "gateway of corp"},
-		NotBefore:             time.Now().Add(-24 * time.Hour),
-		NotAfter:              notAfter,
-		DNSNames:              names,
-		IsCA:                  true,
-		BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+func certificate(notAfter time.Time, names ...string) tls.Certificate {
+	return issue.New(x509.Certificate{
+		Subject: pkix.Name{CommonName: "gateway of corp"}, NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: notAfter, DNSNames: names, IsCA: true,
+	}, nil).TLS()
 }
 
 // handshake returns the client's error.
@@ -81,8 +58,8 @@ func handshake(t *testing.T, cert tls.Certificate, cfg *tls.Config) error {
 }
 
 func TestPins(t *testing.T) {
-	cert := certificate(t, time.Now().Add(time.Hour), "vpn.example.com")
-	other := certificate(t, time.Now().Add(time.Hour), "vpn.example.com")
+	cert := certificate(time.Now().Add(time.Hour), "vpn.example.com")
+	other := certificate(time.Now().Add(time.Hour), "vpn.example.com")
 	key256 := sha256.Sum256(cert.Leaf.RawSubjectPublicKeyInfo)
 	key1 := sha1.Sum(cert.Leaf.RawSubjectPublicKeyInfo)
 	der1 := sha1.Sum(cert.Leaf.Raw)
@@ -135,8 +112,8 @@ func TestPins(t *testing.T) {
 }
 
 func TestConfig(t *testing.T) {
-	good := certificate(t, time.Now().Add(time.Hour), "vpn.example.com")
-	expired := certificate(t, time.Now().Add(-time.Hour), "vpn.example.com")
+	good := certificate(time.Now().Add(time.Hour), "vpn.example.com")
+	expired := certificate(time.Now().Add(-time.Hour), "vpn.example.com")
 	roots := x509.NewCertPool()
 	roots.AddCert(good.Leaf)
 	roots.AddCert(expired.Leaf)
