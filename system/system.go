@@ -131,9 +131,8 @@ func (s *System) apply(ctx context.Context) error {
 	return nil
 }
 
-// Close undoes all changes of the machine, except that a locked kill switch stays, and one that policy demands; see
-// [System.Enforce]. Tunnels that use the System fail. It returns
-// what could not be undone; that stays in the journal.
+// Close undoes all changes of the machine, except that a kill switch stays that is locked or that policy demands; see
+// [System.Enforce]. Tunnels that use the System fail. It returns what could not be undone; that stays in the journal.
 func (s *System) Close() error {
 	s.mu.Lock()
 	if s.closed {

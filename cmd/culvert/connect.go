@@ -51,9 +51,9 @@ With one of these it only logs in, without root, and prints what it takes to ope
 That session lives until a tunnel uses and ends it, or until the gateway forgets it. For traffic without root see "culvert proxy".
 
 GATEWAY may be the name of an entry of a VPN profile, --profile or one in the usual places. Its address, group, backup servers and
-settings count then. If there are entries, the name of a host needs a dot, or https:// in front. Without GATEWAY it is the entry that
-was used last or else the first one, or with EnableAutomaticServerSelection the one that answers fastest. The local policy counts
-whenever there is one. See "culvert policy explain" and "culvert profile effective".
+settings count then. If there are entries, the name of a host needs a dot, or https:// in front. Without GATEWAY it is the entry that was used last or
+else the first one, or with EnableAutomaticServerSelection the one that answers fastest. The local policy counts whenever there is one. See
+"culvert policy explain" and "culvert profile effective".
 
 ` + exitHelp,
 		Example: `  sudo culvert connect -u alice vpn.example.com

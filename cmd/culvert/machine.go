@@ -316,8 +316,8 @@ func (u *usage) leave(end ending, closed bool) error {
 	return errors.Join(notCanceled(end.err), err)
 }
 
-// stillLocked is what becomes at the end of a kill switch that is locked, or that policy demands.
-const stillLocked = "the kill switch stays closed; what lifts it is culvert repair"
+// stillLocked is what becomes of a locked kill switch at the end.
+const stillLocked = "the kill switch stays closed, as it is locked or policy demands it; what lifts it is culvert repair"
 
 // undone says what of s is as before, and "" if nothing was changed. Up says that a tunnel was up, locked that the kill switch stays.
 func undone(s system.Status, up, locked bool) string {

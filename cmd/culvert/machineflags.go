@@ -364,15 +364,3 @@ func keysOf(of reflect.Type) []string {
 	}
 	return keys
 }
-
-// leftovers reports whether a client that was killed has left changes of the machine. It needs the right to read the journal.
-func (w *whereFlags) leftovers() (bool, error) {
-	fi, err := os.Stat(w.journalPath())
-	switch {
-	case err == nil:
-		return fi.Size() > 0, nil
-	case errors.Is(err, fs.ErrNotExist):
-		return false, nil
-	}
-	return false, err
-}

@@ -271,7 +271,7 @@ func TestTrustedNetwork(t *testing.T) {
 </AutomaticVPNPolicy>`)
 	p, told = m.govern(m.named(file)...), 0
 	p.wait(&told, "the machine uses the tunnel", func(e event) bool { return e.Event == "system" && e.State == "connected" })
-	if got := m.culvert("disconnect"); got.code != exitOK || !strings.Contains(got.stderr, stillLocked) {
+	if got := m.culvert("disconnect"); got.code != exitOK || !strings.Contains(got.stderr+got.out, "kill switch stays closed") {
 		t.Errorf("disconnect: %+v", got)
 	}
 	if code := p.exit(); code != exitOK {
