@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,7 +21,8 @@ import (
 func TestChooser(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "culvert", "gateways.json")
 	delays := map[string]time.Duration{"us": 90, "eu": 20, "as": 50}
-	measured, place, warned := 0, "192.0.2.53:53", ""
+	var measured atomic.Int32
+	place, warned := "192.0.2.53:53", ""
 	start := func(anything bool) *chooser {
 		p := &plan.Plan{Keep: preferences.Keep{Anything: anything}, Network: network.Config{Hosts: []network.Host{
 			{Name: "America", Server: "us"}, {Name: "Europe", Server: "eu", Backups: []string{"eu2"}}, {Name: "Asia", Server: "as"},
@@ -30,7 +32,7 @@ func TestChooser(t *testing.T) {
 			return []netip.AddrPort{netip.MustParseAddrPort(place)}, []string{"home.example"}, nil
 		}
 		c.roundTrip = func(_ context.Context, server string) (time.Duration, error) {
-			measured++
+			measured.Add(1)
 			if delays[server] == 0 {
 				return 0, errors.New("dead")
 			}
@@ -40,12 +42,12 @@ func TestChooser(t *testing.T) {
 	}
 	// chosen returns whom a new process dials, and whether it has measured.
 	chosen := func(c *chooser) (string, bool) {
-		measured = 0
+		measured.Store(0)
 		order, why := c.choose(t.Context())
 		if why == "" || order.Rounds != 1 || len(order.Others) != 4 {
 			t.Errorf("%+v, %s", order, why)
 		}
-		return strings.Join(order.Servers, " "), measured > 0
+		return strings.Join(order.Servers, " "), measured.Load() > 0
 	}
 	check := func(row string, c *chooser, want string, measures bool) {
 		t.Helper()

@@ -196,9 +196,8 @@ func (m *machineFlags) obey(a *app, p *plan.Plan, cfg *system.Config) error {
 		}
 	}
 	if k := killSwitch(a, p); k != nil && (cfg.KillSwitch == nil || cfg.KillSwitch.Open || !k.Open) {
+		k.Locked = k.Locked || cfg.KillSwitch != nil && cfg.KillSwitch.Locked
 		cfg.KillSwitch = k
-	} else if k != nil && k.Locked {
-		cfg.KillSwitch.Locked = true
 	}
 	if cfg.LocalLAN == system.AsGateway && !p.LocalLAN {
 		cfg.LocalLAN = system.No
