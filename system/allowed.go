@@ -14,10 +14,12 @@ const (
 	allowedEvery    = 30 * time.Second
 	allowedPatience = 5 * time.Second
 
-	// maxAllowed is how many names a KillSwitch may allow, and maxAddresses how many addresses of each pass.
-	maxAllowed   = 64
+	// maxAddresses is how many addresses of each name pass.
 	maxAddresses = 4
 )
+
+// MaxAllowedNames is how many names a [KillSwitch] may allow.
+const MaxAllowedNames = 64
 
 // allowed is what is known of the names that a kill switch allows.
 type allowed struct {

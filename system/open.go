@@ -70,8 +70,8 @@ func (c Config) normal() (Config, error) {
 				return c, invalid("KillSwitch.AllowedHosts: %v is not a prefix of at least /8 (IPv4) or /16 (IPv6)", p)
 			}
 		}
-		if len(k.AllowedNames) > maxAllowed {
-			return c, invalid("KillSwitch.AllowedNames: %d names, at most %d", len(k.AllowedNames), maxAllowed)
+		if len(k.AllowedNames) > MaxAllowedNames {
+			return c, invalid("KillSwitch.AllowedNames: %d names, at most %d", len(k.AllowedNames), MaxAllowedNames)
 		}
 		for _, name := range k.AllowedNames {
 			if name == "" || len(name) > 254 {

@@ -34,7 +34,7 @@ func (s *System) Enforce(ctx context.Context, e Enforcement) error {
 		return err
 	}
 	if changed {
-		what := map[Enforcement]string{Waived: "lifted the kill switch", Upheld: "put the kill switch in force", Shut: "shut the kill switch"}[e]
+		what := map[Enforcement]string{Unsaid: "left the kill switch as it is configured", Waived: "lifted the kill switch", Upheld: "put the kill switch in force", Shut: "shut the kill switch"}[e]
 		s.note(Event{Kind: EventFirewall, What: "the policy of this machine has " + what})
 	}
 	return nil

@@ -64,6 +64,7 @@ func TestEnforce(t *testing.T) {
 		{"Closed, tunnel up", false, system.Upheld, "nowhere", "nowhere"},
 		{"Open, no tunnel", true, system.Upheld, "outside", "outside"},
 		{"Open, a person has disconnected", true, system.Shut, "nowhere", "nowhere"},
+		{"closed by the user, and policy leaves it at that", false, system.Unsaid, "nowhere", "outside"},
 	} {
 		cfg.KillSwitch = &system.KillSwitch{Reject: true, Open: c.open, Lease: time.Second}
 		s = w.reopen(cfg)

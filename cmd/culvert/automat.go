@@ -31,6 +31,7 @@ type automat struct {
 	ask   *asker
 	wake  chan struct{} // the network may have changed
 	named bool          // somebody has named the gateway
+	own   bool          // the kill switch is that of --always-on, which demands more than the profile does
 	cache gatewayCache
 
 	// Of run, from its beginning.
@@ -298,7 +299,7 @@ func (m *automat) connect(ctx context.Context, a network.Attempt, ticket *vpn.Ti
 	if err != nil {
 		offer(u.over, err)
 	}
-	if mode == network.Open && m.flags.plan.Network.AlwaysOn.On {
+	if mode == network.Open && m.flags.plan.Network.AlwaysOn.On && !m.own {
 		// A tunnel brings the kill switch with it, which the policy does not want here.
 		if err := u.sys.Enforce(ctx, system.Waived); err != nil && !errors.Is(err, system.ErrNoKillSwitch) {
 			u.app.reporter().warn("the kill switch was not lifted: %v", err)
@@ -404,7 +405,21 @@ func (m *automat) SetFirewall(ctx context.Context, f network.Firewall) error {
 	if !m.flags.plan.Network.AlwaysOn.On {
 		return nil // a kill switch is the user's own then
 	}
-	return m.usage.sys.Enforce(ctx, map[network.Mode]system.Enforcement{network.Open: system.Waived, network.Tunnel: system.Upheld, network.Closed: system.Shut}[f.Mode])
+	return m.usage.sys.Enforce(ctx, m.enforcement(f.Mode))
+}
+
+// enforcement returns what a mode of the policy demands of the kill switch.
+func (m *automat) enforcement(mode network.Mode) system.Enforcement {
+	switch {
+	case mode == network.Closed:
+		return system.Shut
+	case mode == network.Tunnel:
+		return system.Upheld
+	case m.own:
+		// The policy demands nothing here, and whoever starts the command wants it closed all the same.
+		return system.Unsaid
+	}
+	return system.Waived
 }
 
 // OpenPortal implements network.Hooks.

@@ -70,7 +70,7 @@ func listedName(profiles *profile.Collection, name string) string {
 // notListed refuses a name that is like those of entries and that no profile lists, which would otherwise be looked up as that of a host.
 // Who means a host writes a dot, a colon or a URL.
 func (c *clientFlags) notListed(p *plan.Plan, typed string) error {
-	profiles := p.Documents.Profiles
+	profiles := p.InForce()
 	hosts := profiles.Hosts()
 	if p.Listed || typed == "" || len(hosts) == 0 || strings.ContainsAny(typed, ".:") {
 		return nil
@@ -96,7 +96,7 @@ func (c *clientFlags) notListed(p *plan.Plan, typed string) error {
 // listedURL returns the URL of a gateway, which stands for the entry with that name, or "" for the one that was chosen.
 func listedURL(p *plan.Plan, server, name string) (string, error) {
 	h := p.Host
-	if other, _, ok := p.Documents.Profiles.Host(name); ok && name != "" {
+	if other, _, ok := p.InForce().Host(name); ok && name != "" {
 		h = other
 	}
 	if first, err := h.Server(); err != nil || server != first {
@@ -176,6 +176,8 @@ func killSwitch(a *app, p *plan.Plan) *system.KillSwitch {
 		switch {
 		case err == nil:
 			k.AllowedHosts = append(k.AllowedHosts, prefix)
+		case len(k.AllowedNames) == system.MaxAllowedNames:
+			a.reporter().warn("%s: AllowedHosts: %s is not let through the kill switch, which has room for %d names", p.Document(false), oneLine(s), system.MaxAllowedNames)
 		case isDomain(s) && !strings.Contains(s, "*"):
 			k.AllowedNames = append(k.AllowedNames, strings.Trim(s, "."))
 		default:

@@ -49,13 +49,17 @@ func (d *doorkeeper) admit(ctx context.Context) error {
 		return nil
 	}
 	sessions, request := d.ask(ctx)
-	if v := logon.Decide(d.rules, sessions, request, time.Now()); !v.Allow {
-		return v.Err()
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.sessions, d.request = sessions, request
-	return nil
+	return logon.Decide(d.rules, sessions, request, time.Now()).Err()
+}
+
+// service reports whether nobody in particular has asked for the tunnel that was to be admitted last.
+func (d *doorkeeper) service() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.request.Session == "" && d.request.Account == ""
 }
 
 // ask finds out who is logged on, and who of them asks.

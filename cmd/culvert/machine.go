@@ -60,6 +60,7 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	auto := newAutomat(c, ask)
 	if auto != nil {
 		auto.named, auto.cache = !c.selects(args), m.gatewayCache(a, c.plan)
+		auto.own = wanted != nil && scfg.KillSwitch == wanted
 	}
 	scfg.OnEvent = func(e system.Event) {
 		if auto != nil {
@@ -71,9 +72,10 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 			tellMachine(r, e)
 		}
 	}
-	// Nothing of the machine is changed for somebody who may not connect.
+	// Nothing of the machine is changed for somebody who may not connect. A service that upholds Always-On acts for nobody, and what
+	// that keeps closed is not open because a tunnel may not come up yet.
 	keeper := newDoorkeeper(c.plan, scfg.User, scfg.Logger)
-	if err := keeper.admit(ctx); err != nil {
+	if err := keeper.admit(ctx); err != nil && !(auto != nil && c.plan.Network.AlwaysOn.On && keeper.service()) {
 		return err
 	}
 	sys, err := system.Open(ctx, scfg)

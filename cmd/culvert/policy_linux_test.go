@@ -182,13 +182,16 @@ func TestLogonRules(t *testing.T) {
 
 	// With AutomaticVPNPolicy the command lives through that, and goes on when it may. When the one user of the machine logs off, that is
 	// the end of the tunnel, since RetainVpnOnLogoff is not set (D1219).
-	second.LogOff()
 	ssh.LogOff()
 	local := d.LogOn(logind.Logon{UID: 65534, Service: "login"})
 	m.profileOf(`<LinuxLogonEnforcement>SingleLogon</LinuxLogonEnforcement>
 <AutomaticVPNPolicy>true<TrustedDNSDomains>office.example</TrustedDNSDomains><AlwaysOn>true</AlwaysOn></AutomaticVPNPolicy>`)
 	p, told = m.govern(m.named(file)...), 0
 	connected := func(e event) bool { return e.Event == "system" && e.State == "connected" }
+	// A service keeps closed what Always-On closes, although there are too many users for a tunnel when it starts.
+	p.wait(&told, "the rule that permits none", func(e event) bool { return e.Kind == "ended" && strings.Contains(e.Message, "rules about users") })
+	m.offline("with two users and no tunnel")
+	second.LogOff()
 	p.wait(&told, "the machine uses the tunnel", connected)
 	// The gateway lifts Always-On for this user, until the command ends (B.6).
 	m.eventually(5*time.Second, "Always-On is lifted", func() bool {

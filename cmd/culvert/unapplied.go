@@ -77,10 +77,18 @@ func (c *clientFlags) sayUnapplied(a *app) {
 	if c.plan == nil {
 		return
 	}
+	tell := func(text string) {
+		a.reporter().say(event{Event: "message", Kind: "unapplied", Message: oneLine(text)}, "%s", oneLine(text))
+	}
 	say := func(document string, settings []plan.Effect) {
 		for _, line := range unapplied(settings, false) {
-			text := oneLine(document + " has settings without effect here: " + line)
-			a.reporter().say(event{Event: "message", Kind: "unapplied", Message: text}, "%s", text)
+			tell(document + " has settings without effect here: " + line)
+		}
+	}
+	inForce := c.plan.InForce().Profiles
+	for _, other := range c.plan.Documents.Profiles.Profiles {
+		if !slices.Contains(inForce, other) {
+			tell("profile " + other.Name() + " has no effect here: profile " + inForce[0].Name() + " demands Always-On, and takes the place of those that do not")
 		}
 	}
 	say(c.plan.Document(false), c.plan.Ignored)

@@ -127,6 +127,8 @@ func (c Config) Validate() error {
 	for _, h := range c.AlwaysOn.Allowed {
 		if p, err := netip.ParsePrefix(h); err == nil && (p.Addr().Is4() && p.Bits() < 8 || p.Addr().Is6() && p.Bits() < 16) {
 			return bad("AllowedHosts", "%s is a hole and not a host: IPv4 networks have at least 8 bits, IPv6 ones 16", h)
+		} else if err == nil && p.Addr().Is4In6() {
+			return bad("AllowedHosts", "%s: write an IPv4 network as such", h)
 		} else if err != nil && (h == "" || strings.ContainsFunc(h, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '/' })) {
 			return bad("AllowedHosts", "%q is neither a host nor a network", h)
 		}

@@ -71,6 +71,7 @@ func TestValidate(t *testing.T) {
 		"AllowedHosts: it has 501":             func(c *Config) { c.AlwaysOn.Allowed = []string{strings.Repeat("a", 501)} },
 		"AllowedHosts: 0.0.0.0/0 is a hole":    func(c *Config) { c.AlwaysOn.Allowed = []string{"0.0.0.0/0"} },
 		"AllowedHosts: 2000::/3 is a hole":     func(c *Config) { c.AlwaysOn.Allowed = []string{"2000::/3"} },
+		"AllowedHosts: ::ffff:10.0.0.0/104: ":  func(c *Config) { c.AlwaysOn.Allowed = []string{"::ffff:10.0.0.0/104"} },
 		"AllowedHosts: \"a b\"":                func(c *Config) { c.AlwaysOn.Allowed = []string{"a b"} },
 		"ServerList: it has":                   func(c *Config) { c.Hosts = make([]Host, MaxHosts+1) },
 		"ServerList: a host needs":             func(c *Config) { c.Hosts = []Host{{Name: "a"}} },

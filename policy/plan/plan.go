@@ -234,7 +234,7 @@ func New(host string, docs Documents, env Environment) (*Plan, error) {
 
 // choose finds the gateway and the profile that is in force for it, and reports whether there is one.
 func (p *Plan) choose(name string) bool {
-	profiles := p.Documents.Profiles
+	profiles := p.InForce()
 	if name == "" {
 		name = p.last()
 	}
@@ -261,6 +261,23 @@ func (p *Plan) choose(name string) bool {
 	return true
 }
 
+// InForce returns the profiles whose gateways may be chosen. Where one of them demands Always-On of the machine, only such ones are:
+// the others count as deleted, as they are when a gateway sends that profile, or else whoever names a gateway of theirs would be rid of
+// the kill switch. Whether they disable the client still counts.
+func (p *Plan) InForce() *profile.Collection {
+	all := p.Documents.Profiles
+	if all == nil || !p.Environment.WholeMachine || all.AlwaysOn(p.Environment.System) == nil {
+		return all
+	}
+	demanding := &profile.Collection{}
+	for _, one := range all.Profiles {
+		if profile.Resolve(one, nil, p.Environment.System).Settings().AlwaysOn {
+			demanding.Profiles = append(demanding.Profiles, one)
+		}
+	}
+	return demanding
+}
+
 // last returns the gateway that was used last, if a profile lists it.
 func (p *Plan) last() string {
 	if p.Documents.Preferences.User == nil {
@@ -268,7 +285,7 @@ func (p *Plan) last() string {
 	}
 	last := p.Documents.Preferences.User.Last()
 	for _, name := range []string{last.HostName, last.HostAddress} {
-		if _, _, ok := p.Documents.Profiles.Host(name); ok && name != "" {
+		if _, _, ok := p.InForce().Host(name); ok && name != "" {
 			return name
 		}
 	}
@@ -365,7 +382,7 @@ const maxEntries = 12
 
 // Entries names the profiles, and the gateways that they list, for messages. Both are empty if there are no profiles.
 func (p *Plan) Entries() (documents, entries string) {
-	profiles := p.Documents.Profiles
+	profiles := p.InForce()
 	if profiles == nil || len(profiles.Profiles) == 0 {
 		return "", ""
 	}

@@ -355,6 +355,39 @@ func TestProfileOfTheGateway(t *testing.T) {
 	}
 }
 
+// TestAlwaysOnReplaces: where a profile demands Always-On of the machine, the gateways of those that do not are none that one could have
+// instead (D1208), and whether they disable the client counts all the same.
+func TestAlwaysOnReplaces(t *testing.T) {
+	const branch = `<HostEntry><HostName>Branch</HostName><HostAddress>b.example</HostAddress></HostEntry>`
+	loose := xmlProfile(t, "loose.xml", "", branch+`<HostEntry><HostName>Office</HostName><HostAddress>other.example</HostAddress></HostEntry>`)
+	strict := xmlProfile(t, "strict.xml", "<AutomaticVPNPolicy>true<AlwaysOn>true</AlwaysOn></AutomaticVPNPolicy>", office)
+	user := preferences.New()
+	if err := user.SetLast(preferences.Last{HostName: "Branch"}); err != nil {
+		t.Fatal(err)
+	}
+	docs := Documents{Profiles: collection(loose, strict), Preferences: preferences.Pair{User: user}}
+	for _, name := range []string{"", "Office"} {
+		p, err := New(name, docs, machine())
+		if err != nil || p.Profile != strict || p.Servers[0] != "vpn.corp.example" || !p.Network.AlwaysOn.On {
+			t.Errorf("%q: %v: %+v", name, err, p)
+		}
+	}
+	for _, name := range []string{"Branch", "b.example"} {
+		_, err := New(name, docs, machine())
+		if refused := (*policy.RefusedError)(nil); !errors.As(err, &refused) || refused.Setting != "AlwaysOn" || refused.Line == 0 ||
+			!strings.Contains(err.Error(), name+" is not in the list of gateways (Office, Lab, Old)") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if p, err := New("Branch", docs, Environment{System: "linux"}); err != nil || p.Profile != loose {
+		t.Errorf("of a program: %v", err)
+	}
+	docs.Profiles = collection(xmlProfile(t, "loose.xml", "<ServiceDisable>true</ServiceDisable>", branch), strict)
+	if _, err := New("Office", docs, machine()); err == nil || !strings.Contains(err.Error(), "ServiceDisable (profile loose.xml") {
+		t.Errorf("disabled: %v", err)
+	}
+}
+
 // TestAllowUserChoice: the user's choice counts where the profile leaves it to the user.
 func TestAllowUserChoice(t *testing.T) {
 	user := preferences.New()
