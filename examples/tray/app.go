@@ -17,6 +17,7 @@ import (
 	"culvert.example/vpn"
 	"culvert.example/vpn/host/certificates"
 	"culvert.example/vpn/policy/certificate"
+	"culvert.example/vpn/policy/plan"
 	"culvert.example/vpn/proxy"
 	"culvert.example/vpn/transport/login"
 )
@@ -30,6 +31,8 @@ type host struct {
 	pins *certificate.Pins
 	// wallet has the certificate for gateways that ask for one. Nil has none.
 	wallet *wallet
+	// plan is what the documents say of it. Nil has nothing to say.
+	plan *plan.Plan
 	// refusal is why it cannot be connected to at all, or empty.
 	refusal string
 }
@@ -285,6 +288,12 @@ func (a *app) hold(ctx context.Context, h host, c vpn.Config, message string) er
 			return h.wallet.open(ctx, login.PrompterFunc(a.ask), func(text string) {
 				a.post(func() { a.notes.notify(notice{topic: topicTrouble, title: "Client certificates", body: text}) })
 			})
+		}
+	}
+	if p := h.plan; p != nil {
+		c.TLS, c.NoDTLS = p.TLS.Config(c.TLS), c.NoDTLS || p.NoDTLS
+		if p.Profile != nil {
+			c.LoginTimeout, c.IPProtocols = p.AuthenticationTimeout, p.IPProtocols
 		}
 	}
 	if h.pins != nil {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"culvert.example/vpn"
 	"culvert.example/vpn/gateway/gatewaytest"
 	"culvert.example/vpn/policy/preferences"
 	"culvert.example/vpn/policy/profile"
@@ -299,6 +300,28 @@ func TestFindHosts(t *testing.T) {
 	}
 	if _, err := findHosts(&options{}, &choices{prefs: preferences.New()}); err == nil || !strings.Contains(err.Error(), "--demo") {
 		t.Errorf("got %v", err)
+	}
+
+	// What the profile refuses is not dialled, and neither is what it does not list.
+	for setting, typed := range map[string][]string{"ServiceDisable = true": nil, "AllowManualHostInput = false": {"127.0.0.1:1"}} {
+		name, value, _ := strings.Cut(setting, " = ")
+		if err := d.Set(name, value); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Save(file); err != nil {
+			t.Fatal(err)
+		}
+		hosts, err := findHosts(&options{profile: file, servers: typed}, &choices{prefs: preferences.New()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := new(app)
+		if err := a.hold(t.Context(), hosts[0], vpn.Config{}, ""); err == nil || !strings.HasPrefix(err.Error(), name+" (profile "+file+":") {
+			t.Errorf("%s: %v", setting, err)
+		}
+		if err := d.Unset(name); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

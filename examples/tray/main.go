@@ -23,6 +23,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/fips140"
 	"errors"
 	"flag"
 	"fmt"
@@ -42,6 +43,7 @@ import (
 	"culvert.example/vpn"
 	"culvert.example/vpn/policy/certificate"
 	"culvert.example/vpn/policy/local"
+	"culvert.example/vpn/policy/plan"
 	"culvert.example/vpn/policy/preferences"
 	"culvert.example/vpn/policy/profile"
 )
@@ -243,10 +245,11 @@ func findHosts(o *options, prefs *choices) ([]host, error) {
 		}
 		prefs.prefs = p
 	}
-	policy, _, _, err := local.LoadFirst(local.Paths(runtime.GOOS, os.Getenv, ""), false)
+	policy, path, _, err := local.LoadFirst(local.Paths(runtime.GOOS, os.Getenv, ""), false)
 	if err != nil {
 		return nil, err
 	}
+	docs := plan.Documents{Local: policy, LocalPath: path, Profiles: &profile.Collection{}, Preferences: preferences.Pair{User: prefs.prefs}}
 	var hosts []host
 	for _, s := range o.servers {
 		hosts = append(hosts, host{name: displayName(s), servers: []string{s}, wallet: newWallet(nil, prefs.prefs, policy)})
@@ -268,7 +271,7 @@ func findHosts(o *options, prefs *choices) ([]host, error) {
 		if err != nil {
 			return nil, err
 		}
-		prefs.profile = p
+		prefs.profile, docs.Profiles = p, &profile.Collection{Profiles: []*profile.Profile{p}}
 		add(p, p.Hosts())
 	case len(hosts) == 0:
 		dirs := profile.Directories(runtime.GOOS, profile.VPN, os.Getenv, "", false)
@@ -276,6 +279,7 @@ func findHosts(o *options, prefs *choices) ([]host, error) {
 		if err != nil {
 			return nil, err
 		}
+		docs.Profiles = all
 		for _, h := range all.Hosts() {
 			_, p, _ := all.Host(h.Name)
 			add(p, []profile.Host{h})
@@ -292,7 +296,24 @@ func findHosts(o *options, prefs *choices) ([]host, error) {
 	if len(hosts) == 0 {
 		return nil, errors.New("the profile has no gateway")
 	}
+	for i := range hosts {
+		hosts[i].judge(docs, o.pin != "")
+	}
 	return hosts, nil
+}
+
+// judge has the gateway be as the documents demand, or not be connected to at all. Pinned says that the user trusts a key of his own
+// choice.
+func (h *host) judge(docs plan.Documents, pinned bool) {
+	p, err := plan.New(h.name, docs, plan.Environment{System: runtime.GOOS, FIPS: fips140.Enabled()})
+	if err == nil {
+		err = p.CheckTrust(pinned, false)
+	}
+	if err != nil {
+		h.refusal = line(err.Error())
+		return
+	}
+	h.plan = p
 }
 
 // displayName returns the name of a gateway as the menu shows it, without what may be secret in a URL.
