@@ -59,6 +59,9 @@ type Config struct {
 	// LoginTimeout is how long the gateway may take for a connection and for each answer during a login. The time that Login takes
 	// does not count. If zero, it is 30 seconds.
 	LoginTimeout time.Duration
+	// Redirected is told before a login goes on at another gateway, as host:port, such as the member of a cluster that has the least to
+	// do. An error ends the login, and is in the chain of that of Dial. Nil lets every redirection be followed.
+	Redirected func(to string) error
 
 	// NoDTLS keeps the tunnel on TLS.
 	NoDTLS bool
@@ -138,7 +141,7 @@ func (c *Config) client(server string) *anyconnect.Dialer {
 		Server: server, Prompter: c.prompter(), Cookie: c.Cookie, Ticket: c.Ticket, TLS: c.TLS, Pins: c.Pins,
 		Dial: dial, DialUDP: dialUDP, Plain: plain, Resolve: c.Resolve, Batch: c.Device != nil || c.System != nil,
 		NoDTLS: c.NoDTLS, Compress: c.Compress, MTU: c.MTU, DPD: c.DPD, ReconnectTimeout: c.ReconnectTimeout,
-		LoginTimeout: c.LoginTimeout, UserAgent: c.UserAgent, OS: c.OS, Hostname: c.Hostname, Logger: c.Logger,
+		LoginTimeout: c.LoginTimeout, Redirected: c.Redirected, UserAgent: c.UserAgent, OS: c.OS, Hostname: c.Hostname, Logger: c.Logger,
 	}
 }
 

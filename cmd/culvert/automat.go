@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -265,7 +266,7 @@ func (m *automat) connect(ctx context.Context, a network.Attempt, ticket *vpn.Ti
 		u.agent.tunnel(nil, err)
 		return network.Up{}, &network.Failure{Reason: network.LogonRules, Err: err}
 	}
-	t, end := u.dialServer(ctx, a.Server, a.Host, ticket)
+	t, end := u.dialServer(ctx, a.Server, a.Host, ticket, func(to string) error { return m.redirected(a.Run, to) })
 	if t == nil {
 		err := end.err
 		if end.departure != nil || end.keep {
@@ -276,7 +277,7 @@ func (m *automat) connect(ctx context.Context, a network.Attempt, ticket *vpn.Ti
 		}
 		reason := reasonOf(err)
 		// The end of a session that was paused is followed by a login, and the rules about users hold as long as those are logged on.
-		again := reason == network.LogonRules || reason == network.SessionTimeout && ticket != nil
+		again := reason == network.LogonRules || reason == network.SessionTimeout && ticket != nil || errors.Is(err, selection.ErrRedirect)
 		if ctx.Err() == nil && !again && !passing(err, m.ask) {
 			offer(u.over, err) // nobody but a person can help
 		}
@@ -325,6 +326,23 @@ func (m *automat) connect(ctx context.Context, a network.Attempt, ticket *vpn.Ti
 		m.post(network.Event{Kind: network.TunnelDown, Run: a.Run, Reason: reasonOf(why), Err: fmt.Sprint(why)})
 	})
 	return network.Up{User: u.keeper.owner(), Exempt: t.Status().DisableAlwaysOn}, nil
+}
+
+// redirected decides whether the gateway of an attempt may send on to another one. Always-On goes only to those that the profile lists.
+func (m *automat) redirected(run uint64, to string) error {
+	var listed []string
+	for _, h := range m.flags.plan.Network.Hosts {
+		listed = append(append(append(listed, h.Server), h.Backups...), h.Members...)
+	}
+	to = selection.Canonical(to)
+	known := slices.ContainsFunc(listed, func(s string) bool { return selection.Canonical(s) == to })
+	if state := m.runner.Status().AlwaysOn; !known && state != "off" && state != "lifted" {
+		r := m.flags.plan.Refuse("AutomaticVPNPolicy/AlwaysOn", to+" is neither in the ServerList nor in a LoadBalancingServerList")
+		r.Err = selection.ErrRedirect
+		return r
+	}
+	m.post(network.Event{Kind: network.Redirected, Run: run, Server: to})
+	return nil
 }
 
 // reasonOf says in the words of the policy why there is no tunnel.

@@ -260,7 +260,7 @@ func (u *usage) dialAny(ctx context.Context, server string) (*vpn.Tunnel, ending
 		if !ok {
 			return nil, last
 		}
-		t, end := u.dialServer(ctx, next, u.choice.host(next).Name, nil)
+		t, end := u.dialServer(ctx, next, u.choice.host(next).Name, nil, nil)
 		if t != nil {
 			u.choice.used(next)
 		}
@@ -275,8 +275,9 @@ func (u *usage) dialAny(ctx context.Context, server string) (*vpn.Tunnel, ending
 	}
 }
 
-// dialServer opens a tunnel to one gateway: of the plan, or the one that was named. With a ticket it takes up that session.
-func (u *usage) dialServer(ctx context.Context, server, name string, ticket *vpn.Ticket) (*vpn.Tunnel, ending) {
+// dialServer opens a tunnel to one gateway: of the plan, or the one that was named. With a ticket it takes up that session. Redirected
+// is asked whether the gateway may send on to another one, and may be nil.
+func (u *usage) dialServer(ctx context.Context, server, name string, ticket *vpn.Ticket, redirected func(to string) error) (*vpn.Tunnel, ending) {
 	var err error
 	if p := u.flags.plan; p != nil && p.Listed {
 		if server, err = listedURL(p, server, name); err != nil {
@@ -290,7 +291,7 @@ func (u *usage) dialServer(ctx context.Context, server, name string, ticket *vpn
 	if err != nil {
 		return nil, ending{err: err}
 	}
-	cfg.Ticket = ticket
+	cfg.Ticket, cfg.Redirected = ticket, redirected
 	u.agent.dials(server, u.flags.upstream.choice)
 	u.app.reporter().say(event{Event: "tunnel", State: "connecting", Gateway: server}, "connecting to %s", oneLine(server))
 	t, end := u.dial(ctx, server, cfg)

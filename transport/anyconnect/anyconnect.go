@@ -75,6 +75,8 @@ type Dialer struct {
 	ReconnectTimeout time.Duration
 	// LoginTimeout is login.Config.RequestTimeout.
 	LoginTimeout time.Duration
+	// Redirected is login.Config.Redirected.
+	Redirected func(to string) error
 
 	// UserAgent, OS, Hostname and Version describe this client. Those that are empty have defaults, but for Hostname.
 	UserAgent, OS, Hostname, Version string
@@ -186,7 +188,8 @@ func (d *Dialer) loginConfig(u *url.URL) (*login.Config, error) {
 	config, err := d.tlsConfig()
 	return &login.Config{
 		URL: u, Prompter: d.Prompter, TLS: config, DialContext: d.dial, UserAgent: d.userAgent(), Version: d.Version,
-		Device: wire.Device{Platform: d.platform(), ComputerName: d.Hostname}, RequestTimeout: d.LoginTimeout, Logger: d.logger(),
+		Device: wire.Device{Platform: d.platform(), ComputerName: d.Hostname}, RequestTimeout: d.LoginTimeout, Redirected: d.Redirected,
+		Logger: d.logger(),
 	}, err
 }
 

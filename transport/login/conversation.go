@@ -43,7 +43,7 @@ func LoginConn(ctx context.Context, cfg *Config) (*Ticket, Conn, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	c := &conversation{agent: a, prompter: cfg.Prompter, version: cfg.Version, device: cfg.Device}
+	c := &conversation{agent: a, prompter: cfg.Prompter, redirected: cfg.Redirected, version: cfg.Version, device: cfg.Device}
 	if c.version == "" {
 		c.version = c.userAgent[strings.LastIndexByte(c.userAgent, ' ')+1:]
 	}
@@ -90,6 +90,8 @@ type conversation struct {
 	prompter Prompter
 	version  string
 	device   wire.Device
+
+	redirected func(to string) error // nil lets all pass
 
 	legacy      bool // the gateway speaks forms without config-auth
 	hops        int
@@ -298,7 +300,13 @@ func (c *conversation) redirection(from *url.URL, r *reply) (*url.URL, error) {
 	if c.hops++; c.hops > maxHops {
 		return nil, fmt.Errorf("%w: %s redirects more than %d times", transport.ErrProtocol, c.name(), maxHops)
 	}
-	return c.resolve(from, location)
+	to, err := c.resolve(from, location)
+	if err == nil && c.redirected != nil && hostPort(to) != hostPort(c.url) {
+		if err = c.redirected(hostPort(to)); err != nil {
+			return nil, fmt.Errorf("%s redirects to %s: %w", c.name(), hostPort(to), err)
+		}
+	}
+	return to, err
 }
 
 // document makes a document of a reply that should have one.

@@ -49,6 +49,9 @@ type Config struct {
 	// RequestTimeout bounds connecting, and each request with its reply. It does not count while a Prompter answers.
 	// Zero means 30 seconds.
 	RequestTimeout time.Duration
+	// Redirected is told before the login goes on at another host, as host:port, and ends it by an error. Nil lets every redirection be
+	// followed.
+	Redirected func(to string) error
 	// Logger is told the steps, never a secret. Nil discards.
 	Logger *slog.Logger
 }

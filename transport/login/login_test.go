@@ -517,6 +517,17 @@ func TestRedirections(t *testing.T) {
 	})
 	do(t, same.config(alice), nil)
 
+	// Another host that must not be followed to gets nothing.
+	other := newGate(t, func(http.ResponseWriter, *request) { t.Error("it was followed") })
+	errNot := errors.New("that is not my gateway")
+	first := newGate(t, func(w http.ResponseWriter, r *request) { http.Redirect(w, r.Request, other.URL+"/", http.StatusFound) })
+	cfg := first.config(alice)
+	cfg.Redirected = func(to string) error {
+		expect(t, "to", to, other.url("").Host)
+		return errNot
+	}
+	do(t, cfg, errNot, other.url("").Host)
+
 	for name, where := range map[string]func(i int) string{
 		"same host": func(i int) string { return fmt.Sprintf("/%d", i) },
 		"two hosts": func(i int) string { return fmt.Sprintf("https://%s/", []string{"localhost", "127.0.0.1"}[i%2]) },
