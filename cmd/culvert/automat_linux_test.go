@@ -29,6 +29,41 @@ func TestEnforcement(t *testing.T) {
 	}
 }
 
+// TestAlwaysOnBeside: where the profile demands Always-On, nobody makes holes in it on the command line.
+func TestAlwaysOnBeside(t *testing.T) {
+	for flags, want := range map[string]string{
+		"":                       "",
+		"--always-on closed":     "",
+		"--include 192.0.2.0/24": "",
+		"--exclude 192.0.2.0/24": "leave out --exclude",
+		"--exclude saas.example": "leave out --exclude",
+		"--always-on closed --allow-host 192.0.2.1": "leave out --allow-host",
+	} {
+		for _, policyOn := range []bool{true, false} {
+			root := trustedDir(t)
+			put(t, root, machineProfiles+"corp.xml", corp(fmt.Sprintf("<AutomaticVPNPolicy>true<AlwaysOn>%v</AlwaysOn></AutomaticVPNPolicy>", policyOn), ""))
+			a, m := machineFlagsOf(t, strings.Fields(flags)...)
+			p, err := a.documents(&documentFlags{root: root, machine: true}, "Office")
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg, err := m.systemConfig(a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = m.obey(a, p, &cfg)
+			refused := (*policy.RefusedError)(nil)
+			if want == "" || !policyOn {
+				if err != nil || policyOn && cfg.KillSwitch == nil {
+					t.Errorf("Always-On %v, %s: %v, %+v", policyOn, flags, err, cfg.KillSwitch)
+				}
+			} else if !errors.As(err, &refused) || refused.Setting != "AutomaticVPNPolicy/AlwaysOn" || refused.Line == 0 || !strings.Contains(err.Error(), want) {
+				t.Errorf("Always-On %v, %s: %v, want %s", policyOn, flags, err, want)
+			}
+		}
+	}
+}
+
 // TestManyAllowedHosts: a kill switch that has no room for all names is in force, with those that it has room for.
 func TestManyAllowedHosts(t *testing.T) {
 	a, stderr := reading()

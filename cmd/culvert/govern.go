@@ -197,7 +197,21 @@ func (m *machineFlags) obey(a *app, p *plan.Plan, cfg *system.Config) error {
 			return p.Refuse(v.Path, "the user may not choose this; leave out --local-lan")
 		}
 	}
-	if k := killSwitch(a, p); k != nil && (cfg.KillSwitch == nil || cfg.KillSwitch.Open || !k.Open) {
+	k := killSwitch(a, p)
+	if k != nil {
+		// What may be reached beside the tunnel is up to the profile and the gateway.
+		why := ""
+		switch own := cfg.KillSwitch; {
+		case len(cfg.User.Exclude)+len(cfg.User.DynamicExclude) > 0:
+			why = "nothing may pass beside the tunnel by the choice of a user; leave out --exclude"
+		case own != nil && len(own.AllowedHosts) > 0:
+			why = "what may pass without a tunnel is in AllowedHosts; leave out --allow-host"
+		}
+		if why != "" {
+			return p.Refuse("AutomaticVPNPolicy/AlwaysOn", why)
+		}
+	}
+	if k != nil && (cfg.KillSwitch == nil || cfg.KillSwitch.Open || !k.Open) {
 		k.Locked = k.Locked || cfg.KillSwitch != nil && cfg.KillSwitch.Locked
 		cfg.KillSwitch = k
 	}
