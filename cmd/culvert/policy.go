@@ -91,7 +91,7 @@ func (a *app) policyShow() *cobra.Command {
 				return err
 			}
 			for _, s := range docs.Local.Update.AuthorizedServers {
-				fmt.Fprintf(a.out, "Updates are accepted from %s.\n", oneLine(s))
+				fmt.Fprintf(a.out, "Updates from %s would be allowed; this client takes none from gateways.\n", oneLine(s))
 			}
 			return nil
 		},
