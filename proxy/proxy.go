@@ -154,10 +154,18 @@ func (s *Server) Serve(l net.Listener) error {
 	if s.Dial == nil {
 		return errNoDial
 	}
-	if s.Auth == nil && !s.AllowOpen && !private(l.Addr()) {
-		return fmt.Errorf("%w (listening on %v)", ErrOpenRelay, l.Addr())
+	if err := s.Permits(l.Addr()); err != nil {
+		return err
 	}
 	return s.accept(l, func(c *client) { go c.serve() })
+}
+
+// Permits returns [ErrOpenRelay] if Serve would refuse to listen on addr.
+func (s *Server) Permits(addr net.Addr) error {
+	if s.Auth == nil && !s.AllowOpen && !private(addr) {
+		return fmt.Errorf("%w (listening on %v)", ErrOpenRelay, addr)
+	}
+	return nil
 }
 
 // accept calls handle for every client that l accepts and there is room for. It must not block.

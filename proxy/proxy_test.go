@@ -487,6 +487,9 @@ func TestOpenRelay(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if err := tt.s.Permits(l.Addr()); errors.Is(err, ErrOpenRelay) != tt.open {
+			t.Errorf("before listening on %q: %v", tt.listen, err)
+		}
 		tt.s.Dial = (&world{}).dial
 		time.AfterFunc(50*time.Millisecond, func() { tt.s.Close() })
 		err = tt.s.Serve(l)

@@ -9,6 +9,9 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"culvert.example/vpn/policy/document"
 )
 
 // An app is one run of the command: its streams, its environment and the flags that all commands have.
@@ -41,12 +44,14 @@ the whole machine, and is such a gateway itself. Begin with "culvert demo".
 
 ` + exitHelp,
 		Version:           version(),
-		Args:              cobra.NoArgs,
+		Args:              knownCommand,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		PersistentPreRunE: a.begin,
 	}
+	root.SuggestionsMinimumDistance = 2
+	root.SetFlagErrorFunc(nearFlag)
 	root.SetVersionTemplate("culvert {{.Version}}\n")
 	flags := root.PersistentFlags()
 	flags.BoolVar(&a.json, "json", false, "print one JSON event a line to standard error (with status, repair, data-path, sessions and version: JSON to standard output)")
@@ -56,6 +61,32 @@ the whole machine, and is such a gateway itself. Begin with "culvert demo".
 	root.AddCommand(a.certificates())
 	root.AddCommand(a.profileCommand(), a.policyCommand())
 	return root
+}
+
+// knownCommand is the Args of the root, which has no arguments but commands.
+func knownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("unknown command %q", args[0])
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		text += "; did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return usagef("%s", text)
+}
+
+// nearFlag adds to an error about a flag that there is none of that name, but perhaps one that was meant.
+func nearFlag(cmd *cobra.Command, err error) error {
+	unknown := (*pflag.NotExistError)(nil)
+	if !errors.As(err, &unknown) {
+		return err
+	}
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	if near := document.Nearest(unknown.GetSpecifiedName(), names); near != "" {
+		return usagef("%w; did you mean --%s?", err, near)
+	}
+	return err
 }
 
 // begin runs before every command, when the command line has been understood.

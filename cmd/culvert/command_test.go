@@ -46,6 +46,9 @@ func TestUsage(t *testing.T) {
 	}{
 		{"--frobnicate", "", "unknown flag: --frobnicate"},
 		{"frobnicate", "", "unknown command"},
+		{"stauts", "", "did you mean status?"},
+		{"proxy --usr alice gw", "", "did you mean --user?"},
+		{"proxy --listen 0.0.0.0:0 gw", "", "--listen-auth"},
 		{"proxy", "", "GATEWAY is missing"},
 		{"proxy a b", "", `unexpected argument "b"`},
 		{"proxy http://gw", "", "only https"},

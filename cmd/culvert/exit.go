@@ -167,8 +167,6 @@ func hint(err error) string {
 		return "Check the name of the gateway, or give its address with --resolve HOST:IP."
 	case errors.Is(err, syscall.ECONNREFUSED) && dialFailed(err):
 		return "Nothing listens there. Check the host name and the port."
-	case errors.Is(err, proxy.ErrOpenRelay):
-		return "Listen on 127.0.0.1, give --listen-auth FILE with a line USER:PASSWORD, or, where a firewall protects the port, --allow-open."
 	case errors.Is(err, syscall.EADDRINUSE):
 		return "Another program listens there. Choose another port."
 	case errors.Is(err, os.ErrPermission) && errors.Is(err, syscall.EACCES):

@@ -82,9 +82,10 @@ type dataPathReport struct {
 	Since      time.Time `json:"since,omitzero"`
 	// FilterOff says that there are rules of the content filter, and they are not in force, since packets take the packet path.
 	FilterOff bool `json:"filter_off,omitempty"`
-	// Confirmed says that packets do take Path, Healthy that it is the flow path and all its components are active.
+	// Confirmed says that packets do take Path. Healthy says, where the flow path is wanted, that they take it and all its
+	// components are active.
 	Confirmed  bool        `json:"confirmed"`
-	Healthy    bool        `json:"healthy"`
+	Healthy    *bool       `json:"healthy,omitempty"`
 	Components []component `json:"components,omitempty"`
 	Failovers  int         `json:"failovers"`
 	Flows      int         `json:"flows"`
@@ -153,7 +154,7 @@ func dataPathOf(s system.DataPathStatus) dataPathReport {
 		return d
 	}
 	h := s.Report
-	d.Since, d.Confirmed, d.Healthy, d.Failovers, d.Confirm, d.Revert, d.Error = h.Since, h.Confirmed, h.Healthy, h.Failovers, h.Confirm, h.Revert, h.Err
+	d.Since, d.Confirmed, d.Healthy, d.Failovers, d.Confirm, d.Revert, d.Error = h.Since, h.Confirmed, &h.Healthy, h.Failovers, h.Confirm, h.Revert, h.Err
 	if h.Reason != health.None && d.Reason == "" {
 		d.Reason = h.Reason.String()
 	}
@@ -349,7 +350,7 @@ func (p *page) names(r *system.ResolverStatus) {
 func (p *page) dataPath(d *dataPathReport, now time.Time) {
 	text := d.Path
 	switch {
-	case d.Healthy:
+	case d.Healthy != nil && *d.Healthy:
 		text += ", healthy"
 	case !d.Confirmed:
 		text += ", not confirmed"

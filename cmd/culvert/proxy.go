@@ -89,6 +89,12 @@ func (a *app) runProxy(ctx context.Context, c *clientFlags, p *proxyFlags, args 
 		return err
 	}
 	defer closeAll(listeners)
+	srv := &proxy.Server{Auth: auth, AllowOpen: p.allowOpen}
+	for _, l := range listeners {
+		if err := srv.Permits(l.Addr()); err != nil {
+			return &usageError{err: err, hint: "Listen on 127.0.0.1, give --listen-auth FILE with a line USER:PASSWORD, or, where a firewall protects the port, --allow-open."}
+		}
+	}
 	entrances, err := listenForwards(forwards)
 	if err != nil {
 		return err
@@ -122,7 +128,7 @@ func (a *app) runProxy(ctx context.Context, c *clientFlags, p *proxyFlags, args 
 	}
 
 	dial := dialer(t)
-	srv := &proxy.Server{Dial: dial, Auth: auth, AllowOpen: p.allowOpen, Logger: cfg.Logger}
+	srv.Dial, srv.Logger = dial, cfg.Logger
 	defer srv.Close()
 	fwd := a.forwarder(dial, cfg.Logger)
 	defer fwd.Close()

@@ -176,11 +176,3 @@ func TestInterruptedWhileConnecting(t *testing.T) {
 		t.Errorf("it took %v", d)
 	}
 }
-
-func TestOpenRelay(t *testing.T) {
-	gw := gatewaytest.New(t)
-	got := culvert(t, gatewaytest.Password+"\n", "proxy", "-u", gatewaytest.User, "--passwd-on-stdin", "--non-inter", "--servercert", gw.Pin, "--listen", "0.0.0.0:0", gw.URL)
-	if got.code != exitFailed {
-		t.Errorf("%+v", got)
-	}
-}

@@ -433,7 +433,7 @@ func (w *sessionWatch) look(r *reporter, now []gateway.SessionInfo) {
 		case state == "connected":
 			r.say(sessionEvent(s, state), "%s is connected from %s over %s; address %s", cell(s.User), from(s), pathName(s.Path), join(s.Addresses))
 		default:
-			r.say(sessionEvent(s, state), "%s has lost the connection; the session waits", cell(s.User))
+			r.say(sessionEvent(s, state), "%s has left, or lost the connection; the session waits", cell(s.User))
 		}
 	}
 	for id, s := range w.last {

@@ -26,7 +26,6 @@ import (
 	"culvert.example/vpn"
 	"culvert.example/vpn/gateway"
 	"culvert.example/vpn/internal/issue"
-	"culvert.example/vpn/proxy"
 	"culvert.example/vpn/transport/login"
 	"culvert.example/vpn/transport/trust"
 )
@@ -327,7 +326,6 @@ func TestExitCodes(t *testing.T) {
 		{vpn.ErrPrompt, 7, "--non-inter"},
 		{vpn.ErrProtocol, 8, "--useragent"},
 		{vpn.ErrUnsupported, 8, ""},
-		{proxy.ErrOpenRelay, 1, "--listen-auth"},
 	} {
 		if got := codeOf(tt.err); got != tt.code {
 			t.Errorf("%v: exit status %d, want %d", tt.err, got, tt.code)

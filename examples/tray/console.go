@@ -66,7 +66,7 @@ func (c *console) notify(n notice) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if n.command != cmdAnswer {
-		fmt.Fprintf(c.out, "  >> notice: %s\n", line(n.title+" "+n.body))
+		fmt.Fprintf(c.out, "  >> notice: %s\n", line(strings.TrimSuffix(n.title+": "+n.body, ": ")))
 	}
 }
 
