@@ -93,6 +93,12 @@ func TestSwitch(t *testing.T) {
 		if n, err := cable.ReadBatch(batch); n != 1 || err != nil || string(batch[0].Bytes()) != fmt.Sprint("out ", i) {
 			t.Fatalf("%d: %d packets, the first is %q, %v", i, n, batch[0].Bytes(), err)
 		}
+		// What comes while the delivery of before has not returned is lost.
+		eventually(t, "the delivery of before returns", func() bool {
+			sw.mu.Lock()
+			defer sw.mu.Unlock()
+			return to.inside == 0
+		})
 		put(t, cable, fmt.Sprint("in ", i))
 		if p := got.next(t); p != fmt.Sprint("in ", i) {
 			t.Fatalf("%d: %q", i, p)

@@ -88,7 +88,12 @@ type Effect struct {
 
 // moot says why a setting of the local policy makes no difference to this client, "" if it makes one.
 func moot(path string) string {
+	if strings.HasPrefix(path, "UpdatePolicy/") {
+		return "this client takes no updates, profiles or scripts from gateways; Accept tells what one that does may take"
+	}
 	switch path {
+	case "RestrictScriptWebDeploy":
+		return "this client takes no scripts from gateways"
 	case "BypassDefaultLocalization", "RestrictLocalizationWebDeploy":
 		return "there are no translations"
 	case "RestrictWebLaunch":
