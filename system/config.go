@@ -200,7 +200,7 @@ type KillSwitch struct {
 	Open bool
 	// Lease is how long after the end of this process an open kill switch lasts, from 1 s to 10 min. Zero means 30 s.
 	Lease time.Duration
-	// AllowedHosts may be reached at all times. They must not be shorter than /8 (IPv4) or /16 (IPv6).
+	// AllowedHosts may be reached at all times. They must not be shorter than /8 (IPv4) or /16 (IPv6), nor more than 500.
 	AllowedHosts []netip.Prefix
 	// AllowedNames are hosts like those, at most 64, of which four addresses each pass. They are looked up past the tunnel, every 30
 	// seconds and when the network changes, while there is none. Meanwhile every program may ask the DNS servers of the machine,

@@ -65,6 +65,9 @@ func (c Config) normal() (Config, error) {
 		if k.Lease < firewall.MinLease || k.Lease > firewall.MaxLease {
 			return c, invalid("KillSwitch.Lease: %v: want from %v to %v", k.Lease, firewall.MinLease, firewall.MaxLease)
 		}
+		if len(k.AllowedHosts) > maxAllowedHosts {
+			return c, invalid("KillSwitch.AllowedHosts: %d prefixes, at most %d", len(k.AllowedHosts), maxAllowedHosts)
+		}
 		for _, p := range k.AllowedHosts {
 			if !p.IsValid() || !narrow(p) {
 				return c, invalid("KillSwitch.AllowedHosts: %v is not a prefix of at least /8 (IPv4) or /16 (IPv6)", p)
