@@ -2,6 +2,7 @@ package system
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -181,6 +182,11 @@ type DNS struct {
 	Domains []string
 	// Outside are the servers for other names. Empty means those that the machine used before.
 	Outside []netip.AddrPort
+	// Upstreams, at most 8, are asked for other names in the place of Outside, written as [dns.ParseUpstream] reads them, so that it can
+	// be over TLS or HTTPS. They are for programs while there is a tunnel: the gateway itself is found through Outside. Verify may have
+	// more to say about whom to believe, such as RootCAs.
+	Upstreams []string
+	Verify    *tls.Config
 	// QueryLog gets a record of each question. It tells what somebody does all day. Nil means that none is kept.
 	QueryLog *slog.Logger
 

@@ -327,7 +327,10 @@ func (p *page) names(r *system.ResolverStatus) {
 		p.line("Names", "all from %s", join(r.Inside))
 	default:
 		p.line("Names", "%s from %s", strings.Join(domains, ", "), join(r.Inside))
-		if len(r.Outside) > 0 {
+		switch {
+		case len(r.Upstreams) > 0:
+			p.line("", "others from %s", strings.Join(r.Upstreams, ", "))
+		case len(r.Outside) > 0:
 			p.line("", "others from %s", join(r.Outside))
 		}
 	}
