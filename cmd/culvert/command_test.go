@@ -171,7 +171,7 @@ func TestFlags(t *testing.T) {
 	for command, flags := range map[string][]string{
 		"proxy": append([]string{"listen", "listen-auth", "allow-open", "no-direct", "local-forward/L"}, client...),
 		"connect": append([]string{"authenticate", "cookieonly", "interface/i", "script/s", "background/b", "log-file", "data-path", "include", "exclude",
-			"local-lan", "no-dns", "dns-listen", "dns-outside", "always-on", "allow-host", "netns", "journal", "control", "filter", "heal"}, client...),
+			"local-lan", "no-dns", "dns-listen", "dns-outside", "no-ipv6-names", "always-on", "allow-host", "netns", "journal", "control", "filter", "heal"}, client...),
 		"serve":    {"listen", "user-file", "cert", "key", "self-signed", "pool", "route", "no-route", "dns", "no-dtls", "config", "json", "quiet/q", "verbose/v", "control", "pid-file", "mtu/m"},
 		"sessions": {"control", "json"},
 	} {
