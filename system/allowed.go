@@ -36,12 +36,7 @@ func (s *System) resolveAllowed(ctx context.Context) {
 	tick := time.NewTicker(allowedEvery)
 	defer tick.Stop()
 	for {
-		s.mu.Lock()
-		closed := s.tunnel == nil && s.inForce != nil
-		s.mu.Unlock()
-		if closed {
-			s.askAllowed(ctx)
-		}
+		s.askAllowed(ctx)
 		select {
 		case <-tick.C:
 		case <-s.allowed.wake:
@@ -59,11 +54,16 @@ func (s *System) wakeAllowed() {
 	}
 }
 
-// askAllowed asks for all names. One that is not answered keeps the addresses that it had.
+// askAllowed asks for all names, unless there is a tunnel or the switch is not in force. One that is not answered keeps the addresses
+// that it had.
 func (s *System) askAllowed(ctx context.Context) {
 	asking, cancel := context.WithTimeout(ctx, allowedPatience)
 	defer cancel()
 	s.mu.Lock()
+	if s.tunnel != nil || s.inForce == nil {
+		s.mu.Unlock()
+		return
+	}
 	s.allowed.abandon = cancel
 	s.mu.Unlock()
 	names := s.cfg.KillSwitch.AllowedNames
@@ -83,6 +83,7 @@ func (s *System) askAllowed(ctx context.Context) {
 		})
 	}
 	servers, _ := s.outsideServers(asking)
+	servers = askable(servers)
 	wait.Wait()
 	s.mu.Lock()
 	for i, name := range names {

@@ -2,6 +2,7 @@ package system
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -181,6 +182,11 @@ type DNS struct {
 	Domains []string
 	// Outside are the servers for other names. Empty means those that the machine used before.
 	Outside []netip.AddrPort
+	// Upstreams, at most 8, are asked for other names in the place of Outside, written as [dns.ParseUpstream] reads them, so that it can
+	// be over TLS or HTTPS. They are for programs while there is a tunnel: the gateway itself is found through Outside. Verify may have
+	// more to say about whom to believe, such as RootCAs.
+	Upstreams []string
+	Verify    *tls.Config
 	// QueryLog gets a record of each question. It tells what somebody does all day. Nil means that none is kept.
 	QueryLog *slog.Logger
 
@@ -200,7 +206,7 @@ type KillSwitch struct {
 	Open bool
 	// Lease is how long after the end of this process an open kill switch lasts, from 1 s to 10 min. Zero means 30 s.
 	Lease time.Duration
-	// AllowedHosts may be reached at all times. They must not be shorter than /8 (IPv4) or /16 (IPv6).
+	// AllowedHosts may be reached at all times. They must not be shorter than /8 (IPv4) or /16 (IPv6), nor more than 500.
 	AllowedHosts []netip.Prefix
 	// AllowedNames are hosts like those, at most 64, of which four addresses each pass. They are looked up past the tunnel, every 30
 	// seconds and when the network changes, while there is none. Meanwhile every program may ask the DNS servers of the machine,

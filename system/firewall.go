@@ -17,8 +17,12 @@ import (
 // maxEndpoints is how many addresses that sockets of the tunnel have connected to are remembered, the latest ones.
 const maxEndpoints = 64
 
-// maxHosts is how many prefixes may pass the kill switch besides the tunnel.
-const maxHosts = 900
+// maxHosts is how many prefixes may pass the kill switch besides the tunnel, and maxAllowedHosts how many of them are configured. The
+// firewall has room for 1024, of which those that were asked for or come from the last tunnel take the rest.
+const (
+	maxHosts        = 900
+	maxAllowedHosts = 500
+)
 
 // multicasts are the addresses by which machines of a local network find each other.
 var multicasts = [...]netip.Prefix{
@@ -71,6 +75,10 @@ func (s *System) wall(networks []netip.Prefix) *firewall.Config {
 	}
 	if lan {
 		for _, p := range networks {
+			if len(w.Hosts)+len(w.LAN) >= maxHosts {
+				s.log.Warn("the kill switch has no room for all networks that the machine is connected to", "most", maxHosts)
+				break
+			}
 			if private(p) || s.cfg.PublicLAN && narrow(p) {
 				w.LAN = append(w.LAN, p)
 			}
@@ -84,7 +92,7 @@ func (s *System) wall(networks []netip.Prefix) *firewall.Config {
 	// of others where the tunnel has destinations outside.
 	w.Mark = host.DefaultMark
 	if t == nil {
-		if w.Resolvers == nil && len(k.AllowedNames) > 0 {
+		if len(k.AllowedNames) > 0 {
 			// A program that cannot ask for an allowed host does not get there.
 			w.Resolvers = s.allowed.servers
 		}
@@ -118,7 +126,7 @@ func (t *tunnel) holes(w *firewall.Config) {
 	}
 	_, learned := t.router.Prefixes()
 	for _, p := range t.direct(slices.Concat(t.lease.Exclude, t.s.cfg.User.Exclude, learned)) {
-		if len(w.Hosts) == maxHosts {
+		if len(w.Hosts)+len(w.LAN) >= maxHosts {
 			t.s.log.Warn("the kill switch has no room for all that is excluded from the tunnel", "most", maxHosts)
 			return
 		}
@@ -228,10 +236,32 @@ func (s *System) OpenPortalWindow(ctx context.Context, d time.Duration) error {
 	}
 	servers, _ := s.outsideServers(ctx)
 	s.mu.Lock()
-	s.portal, s.portalServers = time.Time{}, servers
+	was, before := s.portal, s.portalServers
+	s.portal, s.portalServers = time.Time{}, askable(servers)
 	if d > 0 {
 		s.portal = time.Now().Add(d)
 	}
 	s.mu.Unlock()
-	return s.apply(ctx)
+	err := s.apply(ctx)
+	if err != nil {
+		// What comes next must not fail for the same reason.
+		s.mu.Lock()
+		s.portal, s.portalServers = was, before
+		s.mu.Unlock()
+	}
+	return err
+}
+
+// maxAskable is how many DNS servers of the machine may pass the kill switch.
+const maxAskable = 64
+
+// askable returns those of the DNS servers of the machine that the kill switch can let pass. A resolv.conf may name what is no address of
+// a server elsewhere, such as 0.0.0.0 for the machine itself, and the firewall refuses to be told of that.
+func askable(servers []netip.AddrPort) (some []netip.AddrPort) {
+	for _, a := range servers {
+		if addr := a.Addr().Unmap(); (addr.IsGlobalUnicast() || addr.IsLinkLocalUnicast()) && len(some) < maxAskable {
+			some = append(some, a)
+		}
+	}
+	return some
 }

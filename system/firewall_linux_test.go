@@ -256,6 +256,8 @@ func TestPortalWindow(t *testing.T) {
 	}()
 	cfg := w.config()
 	cfg.KillSwitch = &system.KillSwitch{Reject: true}
+	// Which is nobody's address, but what some write for their own machine.
+	w.write("resolv.conf", "nameserver 0.0.0.0\n"+w.read("resolv.conf"))
 	s := w.open(cfg)
 	web := net.JoinHostPort("203.0.113.80", "80")
 	if got := w.ask(web, time.Second); got != "nowhere" {

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -32,9 +34,20 @@ func TestFlowPath(t *testing.T) {
 	cfg := w.config()
 	cfg.DataPath = system.Flow
 	cfg.User = split.Rules{DynamicInclude: []string{"app.example.net"}}
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if program, err = filepath.EvalSymlinks(program); err != nil {
+		t.Fatal(err)
+	}
 	cfg.Filter = &filter.Config{Default: filter.Allow, Rules: []filter.Rule{
 		{Name: "no finance", Action: filter.Block, Prefixes: []string{"172.20.9.0/24"}},
 		{Name: "no games", Action: filter.Block, Prefixes: []string{"203.0.113.99/32"}},
+		{Name: "not this user", Action: filter.Block, Prefixes: []string{"172.20.8.0/24"}, Users: []string{"0"}},
+		{Name: "not this program", Action: filter.Block, Prefixes: []string{"172.20.7.0/24"}, Programs: []string{program}},
+		{Name: "not other ones", Action: filter.Block, Prefixes: []string{"172.20.6.0/24"}, Users: []string{"65534"}},
+		{Name: "not others", Action: filter.Block, Prefixes: []string{"172.20.6.0/24"}, Programs: []string{"/usr/bin/nothing"}},
 	}}
 	s := w.open(cfg)
 	k := w.attach(s, lease(func(l *transport.Lease) { l.Include = prefixes("172.16.0.0/12") }))
@@ -43,6 +56,7 @@ func TestFlowPath(t *testing.T) {
 	}
 	w.expect(map[string]string{
 		"172.20.1.1": "inside", "203.0.113.80": "outside", "172.20.9.1": "nowhere", "203.0.113.99": "nowhere", "198.51.100.1": "outside",
+		"172.20.8.1": "nowhere", "172.20.7.1": "nowhere", "172.20.6.1": "inside",
 	})
 	// What programs ask at port 53 of whatever address is answered by the proxy, on the side where it belongs.
 	for name, want := range map[string]string{"git.corp.example": "172.20.1.1", "www.example.org": "203.0.113.80", "app.example.net": "203.0.113.91"} {
@@ -62,7 +76,7 @@ func TestFlowPath(t *testing.T) {
 		}
 	}
 	st := s.Status().DataPath
-	if st.Path != health.Flow || st.Report == nil || !st.Report.Healthy || len(st.Rules) != 3 || st.Rules[0].Flows == 0 || st.FilterOff {
+	if st.Path != health.Flow || st.Report == nil || !st.Report.Healthy || len(st.Rules) != 7 || st.Rules[0].Flows == 0 || st.FilterOff {
 		t.Errorf("status %+v", st)
 	}
 	// The routes of the machine lead all to the interface, but that is not where everything lies.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -214,9 +215,9 @@ func (t *tunnel) mayLeave(name string, addr netip.Addr) bool {
 		}
 	}
 	t.s.mu.Lock()
-	lifted := t.s.inForce == nil
+	passes := t.s.inForce == nil || slices.ContainsFunc(t.s.allowed.hosts, func(p netip.Prefix) bool { return p.Contains(addr) })
 	t.s.mu.Unlock()
-	if lifted {
+	if passes {
 		return true
 	}
 	return t.strict.Load().Route(name, addr) == split.Direct && (k.LocalLAN || k.SessionLAN || t.router.Why(name, addr).Origin != split.FromMachine)

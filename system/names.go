@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -34,6 +35,8 @@ type names struct {
 	t      *tunnel
 	server *dns.Server // the proxy, nil if the machine asks by itself
 	seen   memory
+	// upstreams are asked for the names outside, none if these are the servers of the machine.
+	upstreams []dns.Exchanger
 
 	mu      sync.Mutex
 	inside  []netip.Addr
@@ -62,8 +65,16 @@ func openNames(ctx context.Context, t *tunnel) (*names, error) {
 		if err != nil {
 			return nil, fmt.Errorf("system: %w", err)
 		}
+		for _, u := range s.cfg.DNS.Upstreams {
+			e, err := dns.ParseUpstream(u, s.dialDirect, s.cfg.DNS.Verify)
+			if err != nil {
+				n.close()
+				return nil, fmt.Errorf("system: %w", err)
+			}
+			n.upstreams = append(n.upstreams, e)
+		}
 		if err := n.listen(); err != nil {
-			n.server.Close()
+			n.close()
 			return nil, err
 		}
 	}
@@ -113,6 +124,11 @@ func (n *names) close() {
 	if n.server != nil {
 		n.server.Close()
 	}
+	for _, u := range n.upstreams {
+		if c, ok := u.(io.Closer); ok {
+			c.Close()
+		}
+	}
 }
 
 // configure takes in a lease, and who is asked outside now.
@@ -139,7 +155,7 @@ func (n *names) configure(ctx context.Context, lease *transport.Lease) error {
 	if n.reverse = reverse; len(reverse) > maxReverse {
 		n.reverse = nil
 	}
-	n.needed = len(inside) > 0 || only || n.server != nil && c.dynamic(lease)
+	n.needed = len(inside) > 0 || only || n.server != nil && c.dynamic(lease) || len(n.upstreams) > 0
 	return nil
 }
 
@@ -163,9 +179,13 @@ func (n *names) rules(lease *transport.Lease, inside []netip.Addr, suffixes []st
 		r.Zones = append(r.Zones, z)
 	}
 	if !all {
+		upstreams := n.upstreams
+		if len(upstreams) == 0 {
+			upstreams = dns.Clients(outside[:min(len(outside), maxInside)], s.dialDirect)
+		}
 		r.Zones = append(r.Zones, dns.Zone{
 			Name: "outside", Suffixes: []string{"."}, Way: dns.Direct, NoIPv6: noIPv6 && !s.cfg.Bypass.or(lease.BypassProtocol),
-			Upstreams: dns.Clients(outside[:min(len(outside), maxInside)], s.dialDirect),
+			Upstreams: upstreams,
 		})
 	}
 	return r
@@ -210,6 +230,11 @@ func (n *names) resolverConfig() (resolver.Config, bool) {
 		return c, len(c.Servers) > 0
 	}
 	c.Servers = []netip.AddrPort{n.t.s.cfg.DNS.Listen}
+	if len(n.upstreams) > 0 {
+		// Nobody else is to be asked beside the proxy.
+		c.Routes, c.TunnelAll = nil, true
+		return c, true
+	}
 	// A resolv.conf cannot tell names apart, and the other way has room for so many only. The proxy can.
 	if n.backend == resolver.File || len(c.Routes) > maxRouted {
 		c.Routes, c.Default = nil, true

@@ -280,6 +280,34 @@ func TestResolved(t *testing.T) {
 	if after := state(); after != before {
 		t.Errorf("resolvectl said\n%s\nand says\n%s", before, after)
 	}
+	s.Close()
+
+	// Where the user has a server for the names outside, systemd-resolved asks no other one beside it.
+	own := newZone()
+	own.set("own.example.org", "203.0.113.83")
+	at := outsideDNS.Addr().String() + ":5353"
+	pc, err := w.router.ListenPacket("udp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	go own.serve(pc)
+	cfg.DNS.Upstreams = []string{at}
+	s = w.reopen(cfg)
+	k = w.attach(s, lease(func(l *transport.Lease) { l.Include = prefixes("172.16.0.0/12") }))
+	if got := w.query(stub, "own.example.org", false); got != "203.0.113.83" {
+		t.Errorf("own.example.org is %s\n%s", got, d.Control("status"))
+	}
+	if got := w.query(stub, "printer.corp.example", false); got != "172.20.1.2" {
+		t.Errorf("printer.corp.example is %s", got)
+	}
+	if slices.Contains(w.outside.heard(), "own.example.org") {
+		t.Error("the network's server was asked too")
+	}
+	k.close()
+	if after := state(); after != before {
+		t.Errorf("resolvectl said\n%s\nand says\n%s", before, after)
+	}
 }
 
 // pointer asks a DNS server from the client, over TCP, for the name of an address.

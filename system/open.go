@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"culvert.example/vpn/dns"
 	"culvert.example/vpn/flow/filter"
 	"culvert.example/vpn/host"
 	"culvert.example/vpn/host/firewall"
@@ -45,12 +46,21 @@ func (c Config) normal() (Config, error) {
 		return c, invalid("Heal: %d", c.Heal)
 	case !c.DNS.Listen.Addr().IsLoopback() || c.DNS.Listen.Port() == 0:
 		return c, invalid("DNS.Listen: %v is not a loopback address with a port", c.DNS.Listen)
+	case len(c.DNS.Upstreams) > maxInside:
+		return c, invalid("DNS.Upstreams: %d of them, at most %d", len(c.DNS.Upstreams), maxInside)
+	case len(c.DNS.Upstreams) > 0 && (c.DNS.Off || c.DNS.NoProxy || c.Configurator != nil):
+		return c, invalid("DNS.Upstreams: they are asked by the DNS proxy, and there is none")
 	case c.Configurator != nil && c.DataPath == Flow:
 		return c, invalid("DataPath: the flow path needs this program's own routes, which a Configurator replaces")
 	case c.Configurator != nil && c.Filter != nil:
 		return c, invalid("Filter: the content filter needs the flow path, which is not possible with a Configurator")
 	case c.Filter != nil && c.DataPath == Packet:
 		return c, invalid("Filter: the content filter needs the flow path, and DataPath is packet")
+	}
+	for _, u := range c.DNS.Upstreams {
+		if _, err := dns.ParseUpstream(u, nil, c.DNS.Verify); err != nil {
+			return c, invalid("DNS.Upstreams: %v", err)
+		}
 	}
 	// Whatever is wrong with the user's rules shall be said now, and not when there is a lease.
 	if _, err := split.New(split.Config{User: c.User}); err != nil {
@@ -64,6 +74,9 @@ func (c Config) normal() (Config, error) {
 		}
 		if k.Lease < firewall.MinLease || k.Lease > firewall.MaxLease {
 			return c, invalid("KillSwitch.Lease: %v: want from %v to %v", k.Lease, firewall.MinLease, firewall.MaxLease)
+		}
+		if len(k.AllowedHosts) > maxAllowedHosts {
+			return c, invalid("KillSwitch.AllowedHosts: %d prefixes, at most %d", len(k.AllowedHosts), maxAllowedHosts)
 		}
 		for _, p := range k.AllowedHosts {
 			if !p.IsValid() || !narrow(p) {

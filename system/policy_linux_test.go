@@ -2,7 +2,9 @@ package system_test
 
 import (
 	"errors"
+	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +101,7 @@ func TestAllowedNames(t *testing.T) {
 	w.outside.set("loop.example.com", "127.0.0.1")
 	cfg := w.config()
 	cfg.KillSwitch = &system.KillSwitch{Reject: true, AllowedNames: []string{"proxy.example.com", "loop.example.com", "unknown.example.com"}}
+	w.write("resolv.conf", w.read("resolv.conf")+"nameserver 0.0.0.0\n")
 	s := w.open(cfg)
 	eventually(t, 5*time.Second, "the allowed host is reached", func() bool { return w.from("203.0.113.80") == "outside" })
 	w.expect(map[string]string{"203.0.113.81": "nowhere"})
@@ -114,6 +117,24 @@ func TestAllowedNames(t *testing.T) {
 	w.expect(map[string]string{"203.0.113.90": "inside"})
 	k.close()
 
+	// With a tunnel that they are outside of they pass as well.
+	for _, path := range []system.DataPath{system.Packet, system.Flow} {
+		s.Close()
+		cfg.DataPath = path
+		s = w.reopen(cfg)
+		eventually(t, 5*time.Second, "the allowed host is reached", func() bool { return w.from("203.0.113.81") == "outside" })
+		k := w.attach(s, lease(func(l *transport.Lease) { l.Include = prefixes("172.16.0.0/12") }))
+		w.expect(map[string]string{"172.20.1.1": "inside", "203.0.113.81": "outside", "203.0.113.90": "nowhere"})
+		k.close()
+	}
+	s.Close()
+
+	for _, hosts := range [][]netip.Prefix{slices.Repeat(prefixes("203.0.113.1/32"), 501), prefixes("0.0.0.0/1")} {
+		cfg.KillSwitch = &system.KillSwitch{AllowedHosts: hosts}
+		if _, err := w.tryOpen(cfg); !errors.Is(err, system.ErrConfig) {
+			t.Errorf("%d hosts: %v", len(hosts), err)
+		}
+	}
 	for _, names := range [][]string{{""}, make([]string, 65), {strings.Repeat("x", 255)}} {
 		cfg.KillSwitch = &system.KillSwitch{AllowedNames: names}
 		if _, err := w.tryOpen(cfg); !errors.Is(err, system.ErrConfig) {

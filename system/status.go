@@ -89,9 +89,10 @@ type ResolverStatus struct {
 	Inside  []netip.Addr `json:"inside,omitempty"`
 	Domains []string     `json:"domains,omitempty"`
 	All     bool         `json:"all"`
-	// Outside are the servers for all other names, Search the search list.
-	Outside []netip.AddrPort `json:"outside,omitempty"`
-	Search  []string         `json:"search,omitempty"`
+	// Outside are the servers for all other names, or Upstreams in their place, and Search is the search list.
+	Outside   []netip.AddrPort `json:"outside,omitempty"`
+	Upstreams []string         `json:"upstreams,omitempty"`
+	Search    []string         `json:"search,omitempty"`
 	// Proxy are the counters of the proxy.
 	Proxy *dns.Stats `json:"proxy,omitempty"`
 }
@@ -233,6 +234,9 @@ func (n *names) status(set host.Settings) ResolverStatus {
 	}
 	if c, ok := set.Resolver.(resolver.Config); ok {
 		r.Backend, r.Reason, r.Servers = n.backend.String(), n.reason, slices.Clone(c.Servers)
+	}
+	if len(n.upstreams) > 0 {
+		r.Outside, r.Upstreams = nil, slices.Clone(n.t.s.cfg.DNS.Upstreams)
 	}
 	if n.server != nil {
 		stats := n.server.Stats()

@@ -95,6 +95,8 @@ func TestUsage(t *testing.T) {
 		{"connect --dns-listen 192.0.2.1:53 gw", "", "loopback"},
 		{"connect --dns-listen 127.0.0.9 gw", "", "loopback"},
 		{"connect --no-dns --dns-listen 127.0.0.9:53 gw", "", "exclude each other"},
+		{"connect --no-dns --dns-outside 192.0.2.1 gw", "", "exclude each other"},
+		{"connect --dns-outside tls://dns.example gw", "", "NAME@ADDRESS"},
 		{"connect --journal here gw", "", "absolute path"},
 		{"connect --log-file x gw", "", "--background"},
 		{"connect --netns culvert-no-such-namespace gw", "", "ip netns add"},
@@ -172,7 +174,7 @@ func TestFlags(t *testing.T) {
 	for command, flags := range map[string][]string{
 		"proxy": append([]string{"listen", "listen-auth", "allow-open", "no-direct", "local-forward/L"}, client...),
 		"connect": append([]string{"authenticate", "cookieonly", "interface/i", "script/s", "background/b", "log-file", "data-path", "include", "exclude",
-			"local-lan", "no-dns", "dns-listen", "always-on", "allow-host", "netns", "journal", "control", "filter", "heal"}, client...),
+			"local-lan", "no-dns", "dns-listen", "dns-outside", "no-ipv6-names", "always-on", "allow-host", "netns", "journal", "control", "filter", "heal"}, client...),
 		"serve":    {"listen", "user-file", "cert", "key", "self-signed", "pool", "route", "no-route", "dns", "no-dtls", "config", "json", "quiet/q", "verbose/v", "control", "pid-file", "mtu/m"},
 		"sessions": {"control", "json"},
 	} {

@@ -106,8 +106,8 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 		return errors.Join(err, sys.Close())
 	}
 	defer stop()
-	if m.alwaysOn != "" {
-		r.say(event{Event: "system", State: "closed", KillSwitch: sys.Status().Firewall.Mode}, "kill switch: nothing leaves this machine but what makes the tunnel")
+	if mode := sys.Status().Firewall.Mode; m.alwaysOn != "" && mode == system.FirewallClosed {
+		r.say(event{Event: "system", State: "closed", KillSwitch: mode}, "kill switch: nothing leaves this machine but what makes the tunnel")
 	}
 	u := &usage{
 		app: a, sys: sys, agent: g, flags: c, hangup: hangupSignal(ctx), removePID: func() {}, over: over, keeper: keeper, hooks: scripts,

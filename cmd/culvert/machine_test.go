@@ -46,7 +46,7 @@ func TestSystemConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, m := machineFlagsOf(t, "-i", "vpn0", "--data-path", "flow", "--include", "10.1.2.3/8", "--include", "*.Corp.example", "--include", "fd00::1",
-		"--exclude", "10.9.0.0/16", "--exclude", ".cdn.example.", "--local-lan=false", "--dns-listen", "127.0.0.9:53", "--always-on", "open",
+		"--exclude", "10.9.0.0/16", "--exclude", ".cdn.example.", "--local-lan=false", "--dns-listen", "127.0.0.9:53", "--dns-outside", "tls://dns.example@192.0.2.1", "--no-ipv6-names", "--always-on", "open",
 		"--allow-host", "192.0.2.1", "--allow-host", "2001:db8::/32", "--heal", "routes", "--journal", "/run/j", "--filter", rules)
 	got, err := m.systemConfig(a)
 	if err != nil {
@@ -55,7 +55,7 @@ func TestSystemConfig(t *testing.T) {
 	got.Logger = nil
 	want := system.Config{
 		Device: "vpn0", Journal: "/run/j", DataPath: system.Flow, LocalLAN: system.No, Heal: system.HealRoutes,
-		DNS:        system.DNS{Listen: netip.MustParseAddrPort("127.0.0.9:53")},
+		DNS:        system.DNS{Listen: netip.MustParseAddrPort("127.0.0.9:53"), Upstreams: []string{"tls://dns.example@192.0.2.1"}, NoIPv6: true},
 		KillSwitch: &system.KillSwitch{Open: true, AllowedHosts: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/32")}},
 		Filter:     &filter.Config{Default: filter.Block, Rules: []filter.Rule{{Action: filter.Allow, Names: []string{"corp.example"}}}},
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"culvert.example/vpn/dns"
 	"culvert.example/vpn/flow/filter"
 	"culvert.example/vpn/split"
 	"culvert.example/vpn/system"
@@ -125,6 +126,8 @@ type machineFlags struct {
 	localLAN   bool
 	noDNS      bool
 	dnsListen  string
+	dnsOutside []string
+	noIPv6     bool
 	noProxy    bool
 	alwaysOn   string
 	allowHosts []string
@@ -154,6 +157,8 @@ func addMachineFlags(cmd *cobra.Command) *machineFlags {
 	f.BoolVar(&m.localLAN, "local-lan", false, "keep the private networks that this machine is connected to out of the tunnel; =false keeps them in")
 	f.BoolVar(&m.noDNS, "no-dns", false, "leave the machine's DNS settings as they are")
 	f.StringVar(&m.dnsListen, "dns-listen", "", "the DNS proxy listens on the loopback address `ADDR:PORT` (default: "+system.DefaultListen+")")
+	f.StringArrayVar(&m.dnsOutside, "dns-outside", nil, "ask `SERVER` for names that are not the gateway's: an address, tls://NAME@ADDRESS or https://NAME@ADDRESS/PATH (repeatable; default: the servers of this machine)")
+	f.BoolVar(&m.noIPv6, "no-ipv6-names", false, "leave IPv6 addresses out of DNS answers if the tunnel has no IPv6, so that programs do not try them in vain")
 	f.BoolVar(&m.noProxy, "no-desktop-proxy", false, "leave the proxy settings of desktops as they are, whatever the gateway says")
 	f.StringVar(&m.alwaysOn, "always-on", "", "kill switch: nothing leaves the machine but through the tunnel; without one it is `closed|open|locked`, and disconnect does not lift a locked one")
 	f.StringArrayVar(&m.allowHosts, "allow-host", nil, "the kill switch always lets `ADDRESS|PREFIX` pass (repeatable)")
@@ -170,7 +175,7 @@ func addMachineFlags(cmd *cobra.Command) *machineFlags {
 }
 
 // onlyMachine are the flags that make no sense where no tunnel is opened.
-var onlyMachine = []string{"interface", "script", "background", "log-file", "data-path", "filter", "include", "exclude", "local-lan", "no-dns", "dns-listen",
+var onlyMachine = []string{"interface", "script", "background", "log-file", "data-path", "filter", "include", "exclude", "local-lan", "no-dns", "dns-listen", "dns-outside", "no-ipv6-names",
 	"no-desktop-proxy", "always-on", "allow-host", "heal", "netns", "journal", "control"}
 
 // systemConfig makes the configuration of system mode. Its errors are mistakes of the user.
@@ -226,7 +231,15 @@ func (m *machineFlags) systemConfig(a *app) (system.Config, error) {
 
 // dns says how names are asked for.
 func (m *machineFlags) dns() (system.DNS, error) {
-	d := system.DNS{Off: m.noDNS}
+	d := system.DNS{Off: m.noDNS, Upstreams: m.dnsOutside, NoIPv6: m.noIPv6}
+	if m.noDNS && len(m.dnsOutside) > 0 {
+		return d, usagef("--no-dns and --dns-outside exclude each other")
+	}
+	for _, server := range m.dnsOutside {
+		if _, err := dns.ParseUpstream(server, nil, nil); err != nil {
+			return d, &usageError{err: fmt.Errorf("--dns-outside: %w", err)}
+		}
+	}
 	if m.dnsListen == "" {
 		return d, nil
 	}

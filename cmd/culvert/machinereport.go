@@ -323,12 +323,17 @@ func some(ps []netip.Prefix, n int) string {
 func (p *page) names(r *system.ResolverStatus) {
 	domains := slices.Compact(slices.Sorted(slices.Values(r.Domains))) // one may be split and searched
 	switch {
+	case len(r.Inside) == 0 && len(r.Upstreams) > 0:
+		p.line("Names", "all from %s", strings.Join(r.Upstreams, ", "))
 	case len(r.Inside) == 0:
 	case r.All || len(domains) == 0:
 		p.line("Names", "all from %s", join(r.Inside))
 	default:
 		p.line("Names", "%s from %s", strings.Join(domains, ", "), join(r.Inside))
-		if len(r.Outside) > 0 {
+		switch {
+		case len(r.Upstreams) > 0:
+			p.line("", "others from %s", strings.Join(r.Upstreams, ", "))
+		case len(r.Outside) > 0:
 			p.line("", "others from %s", join(r.Outside))
 		}
 	}
