@@ -299,7 +299,7 @@ func (u *usage) leave(end ending, closed bool) error {
 		u.tunnel.Close()
 		r.say(event{Event: "tunnel", State: "closed"}, "%s", how)
 	}
-	if !end.wanted() && closed {
+	if mode := status.Firewall.Mode; !end.wanted() && closed && mode != system.FirewallOff && mode != "" {
 		r.warn("the kill switch stays closed; connect again, or lift it with: culvert repair")
 		return end.err
 	}
