@@ -10,7 +10,8 @@ test: ## every test; as root on Debian it installs the peers it speaks with (ocs
 	./.ci/test $(PACKAGES)
 
 race: ## the tests under the race detector, without those that need peers
-	CGO_ENABLED=1 go test -race -short -timeout 15m $(PACKAGES)
+	CGO_ENABLED=1 go build -race $(PACKAGES)
+	CGO_ENABLED=1 go test -race -short -p 1 -timeout 15m $(PACKAGES)
 
 lint: ## gofmt, vet and staticcheck
 	./.ci/lint $(PACKAGES)
