@@ -92,6 +92,10 @@ type ResolverStatus struct {
 	// Outside are the servers for all other names, Search the search list.
 	Outside []netip.AddrPort `json:"outside,omitempty"`
 	Search  []string         `json:"search,omitempty"`
+	// Closed says that the kill switch keeps the other names from being asked for, but for those that Leaving names, with all below
+	// them where that begins with "*.".
+	Closed  bool     `json:"closed,omitempty"`
+	Leaving []string `json:"leaving,omitempty"`
 	// Proxy are the counters of the proxy.
 	Proxy *dns.Stats `json:"proxy,omitempty"`
 }
@@ -233,6 +237,15 @@ func (n *names) status(set host.Settings) ResolverStatus {
 	}
 	if c, ok := set.Resolver.(resolver.Config); ok {
 		r.Backend, r.Reason, r.Servers = n.backend.String(), n.reason, slices.Clone(c.Servers)
+	}
+	if n.closed && !n.all {
+		r.Closed = true
+		if n.leaves {
+			for _, d := range n.watched {
+				r.Leaving = append(r.Leaving, "*."+d)
+			}
+			r.Leaving = append(r.Leaving, n.t.s.cfg.KillSwitch.AllowedNames...)
+		}
 	}
 	if n.server != nil {
 		stats := n.server.Stats()

@@ -327,7 +327,13 @@ func (p *page) names(r *system.ResolverStatus) {
 		p.line("Names", "all from %s", join(r.Inside))
 	default:
 		p.line("Names", "%s from %s", strings.Join(domains, ", "), join(r.Inside))
-		if len(r.Outside) > 0 {
+		switch {
+		case r.Closed && len(r.Leaving) == 0:
+			p.line("", "others are not asked for: the kill switch is closed")
+		case r.Closed:
+			p.line("", "%s from %s", strings.Join(r.Leaving, ", "), join(r.Outside))
+			p.line("", "others are not asked for: the kill switch is closed")
+		case len(r.Outside) > 0:
 			p.line("", "others from %s", join(r.Outside))
 		}
 	}
