@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/netip"
 	"os"
@@ -409,6 +410,7 @@ func TestNotRunning(t *testing.T) {
 	}
 	for what, e := range map[string]*notRunningError{
 		"its kill switch blocks the network of this machine (unless it was --always-on open) until: culvert repair": {left: true, walled: true},
+		"it is locked, policy demands it, or no tunnel came about; it is lifted by: culvert repair":                 {left: true, walled: true, alone: true},
 		"without undoing its changes of this machine":                                                               {left: true},
 		"is for root to see": {unknown: true},
 	} {
@@ -535,7 +537,8 @@ func TestPrintRepair(t *testing.T) {
 func TestSystemHints(t *testing.T) {
 	for err, want := range map[error]string{
 		system.ErrNotPermitted: "sudo", system.ErrNoTUN: "modprobe tun", system.ErrBusy: "culvert disconnect", system.ErrLocked: "policy",
-		&notRunningError{left: true}: "culvert repair", &notRunningError{unknown: true}: "sudo culvert status", &closedSocketError{"connect", "/x"}: "sudo",
+		&notRunningError{left: true}: "culvert repair", &notRunningError{unknown: true, asRoot: "sudo culvert disconnect"}: "sudo culvert disconnect", &closedSocketError{"connect", "/x", "sudo culvert disconnect"}: "sudo culvert disconnect",
+		&rootOnlyError{fs.ErrPermission, "sudo culvert repair"}: "sudo culvert repair",
 	} {
 		if got := hint(err); !strings.Contains(got, want) || codeOf(err) != exitFailed {
 			t.Errorf("%v: exit status %d, hint %q", err, codeOf(err), got)

@@ -217,7 +217,7 @@ func (r *machineReport) print(p *page, now time.Time) error {
 	if k := r.KillSwitch; k != nil && k.Mode != "" {
 		text := k.Mode
 		if k.OnFailure != "" {
-			text += ", " + k.OnFailure + " when the tunnel fails"
+			text += ", " + failureOf(*k) + " when the tunnel fails"
 		}
 		p.line("Kill switch", "%s%s", text, orNothing(": ", k.Reason))
 		if c := k.Counters; c != nil {
