@@ -46,7 +46,7 @@ type names struct {
 	all     bool // the servers inside are asked for all names
 	only    bool // and must be, because policy says so
 	needed  bool // the resolver of the machine has to be changed at all
-	closed  bool // the kill switch keeps the proxy from asking outside, but for names that may leave
+	closed  bool // the kill switch keeps everybody from asking outside, but for names that may leave
 	leaves  bool // the proxy asks outside for some names
 	outside []netip.AddrPort
 	backend resolver.Backend
@@ -149,7 +149,7 @@ func (n *names) configure(ctx context.Context, lease *transport.Lease) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.inside, n.domains, n.all, n.only, n.outside = inside, domains, all, only, outside
-	n.closed, n.leaves = closed && n.server != nil, leaves
+	n.closed, n.leaves = closed, leaves
 	n.search = lease.SearchDomains
 	n.watched = slices.Concat(lease.DynamicExclude, c.User.DynamicExclude)
 	if n.reverse = reverse; len(reverse) > maxReverse {

@@ -319,20 +319,25 @@ func some(ps []netip.Prefix, n int) string {
 	return text
 }
 
+// notAsked is what becomes of names that a kill switch keeps on the machine.
+const notAsked = "are not asked for, because of the kill switch"
+
 func (p *page) names(r *system.ResolverStatus) {
 	domains := slices.Compact(slices.Sorted(slices.Values(r.Domains))) // one may be split and searched
 	switch {
+	case len(r.Inside) == 0 && r.Closed:
+		p.line("Names", "of the outside %s", notAsked)
 	case len(r.Inside) == 0:
 	case r.All || len(domains) == 0:
 		p.line("Names", "all from %s", join(r.Inside))
 	default:
 		p.line("Names", "%s from %s", strings.Join(domains, ", "), join(r.Inside))
 		switch {
-		case r.Closed && len(r.Leaving) == 0:
-			p.line("", "others are not asked for: the kill switch is closed")
 		case r.Closed:
-			p.line("", "%s from %s", strings.Join(r.Leaving, ", "), join(r.Outside))
-			p.line("", "others are not asked for: the kill switch is closed")
+			if len(r.Leaving) > 0 {
+				p.line("", "%s from %s", strings.Join(r.Leaving, ", "), join(r.Outside))
+			}
+			p.line("", "others %s", notAsked)
 		case len(r.Outside) > 0:
 			p.line("", "others from %s", join(r.Outside))
 		}
