@@ -138,16 +138,16 @@ func targetOf(rr wire.RR) string {
 
 // foreign reports whether the upstreams of z have no say about name. Those in the tunnel may also say where the names
 // of their zone lead outside: they were chosen to be believed, and asking outside would tell where the inside leads. The
-// fallback of z knows only the names that are in z for want of a better zone.
+// fallback of z knows only the names that are in z for want of a better zone. About a name without a zone nobody else has a say.
 func (st *ruling) foreign(z *realm, fallback bool, name string) bool {
 	other, suffix := st.zone(name)
 	if fallback {
 		return other != z || suffix != ""
 	}
-	if other == z {
+	if other == z || other == nil {
 		return false
 	}
-	return z.way != Tunnel || other != nil && other.way != Direct
+	return z.way != Tunnel || other.way != Direct
 }
 
 // supports returns the records of the authority section that a client can use: the SOA record that says how long there

@@ -24,6 +24,9 @@ type Zone struct {
 	// the one with the longer suffix has the name, and of two with the same suffix the one that comes first in [Rules].
 	Suffixes []string
 
+	// Exact leaves the names below the suffixes to other zones.
+	Exact bool
+
 	// Prefixes are networks whose reverse names (RFC 1035 section 3.5, RFC 3596 section 2.5) belong to the zone.
 	Prefixes []netip.Prefix
 
@@ -87,6 +90,7 @@ type realm struct {
 	fallback *group // may be nil
 	noIPv6   bool
 	trustAD  bool
+	exact    bool
 }
 
 // A ruling is Rules in the form in which they are used, together with all that was learned under them. New rules
@@ -124,7 +128,7 @@ func newRuling(r Rules, cacheBytes int) (*ruling, error) {
 		if r.TunnelAll && z.Way == Direct {
 			continue
 		}
-		kept := &realm{name: z.Name, way: z.Way, up: newGroup(z.Name, z.Way, z.Upstreams), noIPv6: z.NoIPv6, trustAD: z.TrustAD}
+		kept := &realm{name: z.Name, way: z.Way, up: newGroup(z.Name, z.Way, z.Upstreams), noIPv6: z.NoIPv6, trustAD: z.TrustAD, exact: z.Exact}
 		st.groups = append(st.groups, kept.up)
 		if len(z.Fallback) > 0 && !r.TunnelAll && z.Way != Nowhere {
 			kept.fallback = newGroup(z.Name+" fallback", Direct, z.Fallback)
@@ -202,7 +206,7 @@ func (st *ruling) renewed(cacheBytes int) *ruling {
 // zone returns the zone of a canonical name, and the suffix that gave it the name. There may be none.
 func (st *ruling) zone(name string) (*realm, string) {
 	for off, end := 0, name == ""; !end; off, end = wire.NextLabel(name, off) {
-		if z, ok := st.zones[name[off:]]; ok {
+		if z, ok := st.zones[name[off:]]; ok && (off == 0 || !z.exact) {
 			return z, name[off:]
 		}
 	}

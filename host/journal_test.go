@@ -97,29 +97,30 @@ func TestLeftovers(t *testing.T) {
 	resolver := sample()[5]
 	wall := record{Kind: kindPart, Key: "part firewall 2", Part: partFirewall, Undo: []byte("x")}
 	for name, tt := range map[string]struct {
-		records      []record
-		left, walled bool
+		records             []record
+		left, walled, alone bool
 	}{
-		"nothing was changed":             {[]record{now}, false, false},
-		"no firewall":                     {[]record{now, resolver}, true, false},
-		"firewall":                        {[]record{now, resolver, wall}, true, true},
-		"firewall that was given up":      {[]record{now, resolver, wall, {Kind: kindForget, Keys: []string{wall.Key}}}, true, false},
-		"all is given up":                 {[]record{now, wall, {Kind: kindForget, Keys: []string{wall.Key}}}, false, false},
-		"firewall before the last reboot": {[]record{header(), wall}, true, false},
+		"nothing was changed":             {[]record{now}, false, false, false},
+		"no firewall":                     {[]record{now, resolver}, true, false, false},
+		"firewall":                        {[]record{now, resolver, wall}, true, true, false},
+		"firewall alone":                  {[]record{now, resolver, wall, {Kind: kindForget, Keys: []string{resolver.Key}}}, true, true, true},
+		"firewall that was given up":      {[]record{now, resolver, wall, {Kind: kindForget, Keys: []string{wall.Key}}}, true, false, false},
+		"all is given up":                 {[]record{now, wall, {Kind: kindForget, Keys: []string{wall.Key}}}, false, false, false},
+		"firewall before the last reboot": {[]record{header(), wall}, true, false, false},
 	} {
 		file := filepath.Join(t.TempDir(), "journal")
 		if err := os.WriteFile(file, text(t, tt.records...), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if left, walled, err := Leftovers(file); left != tt.left || walled != tt.walled || err != nil {
-			t.Errorf("%s: %v, %v, %v", name, left, walled, err)
+		if left, walled, alone, err := Leftovers(file); left != tt.left || walled != tt.walled || alone != tt.alone || err != nil {
+			t.Errorf("%s: %v, %v, %v, %v", name, left, walled, alone, err)
 		}
 	}
 	dir := t.TempDir()
-	if left, walled, err := Leftovers(filepath.Join(dir, "none")); left || walled || err != nil {
+	if left, walled, _, err := Leftovers(filepath.Join(dir, "none")); left || walled || err != nil {
 		t.Errorf("without a journal: %v, %v, %v", left, walled, err)
 	}
-	if _, _, err := Leftovers(dir); !errors.Is(err, ErrJournal) {
+	if _, _, _, err := Leftovers(dir); !errors.Is(err, ErrJournal) {
 		t.Errorf("a directory: %v", err)
 	}
 	resolver.Kind = kindOpen
@@ -127,7 +128,7 @@ func TestLeftovers(t *testing.T) {
 	if err := os.WriteFile(file, text(t, resolver), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := Leftovers(file); !errors.Is(err, ErrJournal) {
+	if _, _, _, err := Leftovers(file); !errors.Is(err, ErrJournal) {
 		t.Errorf("a journal of another version: %v", err)
 	}
 }

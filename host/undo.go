@@ -50,28 +50,30 @@ func Repair(ctx context.Context, journalPath string, parts Parts) (Report, error
 }
 
 // Leftovers reports whether a journal has something for Repair to undo, and whether a firewall is among it that was put there since the
-// machine was started. It changes nothing and waits for nobody. Without a journal there is nothing. The error matches [ErrJournal] if the
+// machine was started, alone or not. It changes nothing and waits for nobody. Without a journal there is nothing. The error matches [ErrJournal] if the
 // journal cannot be understood, or is that of reading the file.
-func Leftovers(journalPath string) (left, walled bool, err error) {
+func Leftovers(journalPath string) (left, walled, alone bool, err error) {
 	switch fi, err := os.Stat(journalPath); {
 	case errors.Is(err, fs.ErrNotExist):
-		return false, false, nil
+		return false, false, false, nil
 	case err != nil:
-		return false, false, fmt.Errorf("host: %w", err)
+		return false, false, false, fmt.Errorf("host: %w", err)
 	case !fi.Mode().IsRegular() || fi.Size() > maxJournal:
-		return false, false, fmt.Errorf("host: %s: %w: it is no file, or larger than %d bytes", journalPath, ErrJournal, maxJournal)
+		return false, false, false, fmt.Errorf("host: %s: %w: it is no file, or larger than %d bytes", journalPath, ErrJournal, maxJournal)
 	}
 	data, err := os.ReadFile(journalPath)
 	if err != nil {
-		return false, false, fmt.Errorf("host: %w", err)
+		return false, false, false, fmt.Errorf("host: %w", err)
 	}
 	l, err := parseJournal(data)
 	if err != nil {
-		return false, false, fmt.Errorf("host: %s: %w", journalPath, err)
+		return false, false, false, fmt.Errorf("host: %s: %w", journalPath, err)
 	}
 	boot, _ := here()
-	walled = l.header.Boot == boot && slices.ContainsFunc(l.live, func(r record) bool { return r.Part == partFirewall })
-	return len(l.live)+len(l.damaged) > 0, walled, nil
+	isWall := func(r record) bool { return r.Part == partFirewall }
+	walled = l.header.Boot == boot && slices.ContainsFunc(l.live, isWall)
+	alone = walled && len(l.damaged) == 0 && !slices.ContainsFunc(l.live, func(r record) bool { return !isWall(r) })
+	return len(l.live)+len(l.damaged) > 0, walled, alone, nil
 }
 
 func repair(ctx context.Context, path string, parts Parts, k kernel) (Report, error) {

@@ -199,7 +199,8 @@ type DNS struct {
 // A KillSwitch is a firewall around the tunnel. Through it pass the tunnel, the connections that carry it, DHCP, neighbour
 // discovery, and what the fields allow. What the tunnel's routes leave outside passes too while a tunnel is up, if they say so
 // by prefixes that exclude it, of at least /8 (IPv4) or /16 (IPv6): a gateway that includes only some networks takes the rest of
-// the Internet from a machine with a kill switch.
+// the Internet from a machine with a kill switch. Of names, the DNS proxy then asks outside for those alone that are excluded or among
+// AllowedNames; others that the gateway does not claim do not exist.
 type KillSwitch struct {
 	// Open lifts the switch when the tunnel fails, rather than keeping the machine off the network: when a tunnel has ended,
 	// and Lease after this process was killed.

@@ -221,7 +221,7 @@ func (s *System) Lift(ctx context.Context) error {
 		return err
 	}
 	s.note(Event{Kind: EventFirewall, What: "the kill switch was lifted by the user"})
-	return nil
+	return s.tellNames(ctx)
 }
 
 // OpenPortalWindow lets connections to web servers, and questions to the machine's own DNS servers, through the kill switch

@@ -129,6 +129,79 @@ func TestKillSwitch(t *testing.T) {
 	}
 }
 
+// Behind a kill switch the proxy asks nobody outside for names either, on both paths and whatever the tunnel does, but for those
+// whose hosts may be reached there.
+func TestKillSwitchNames(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		open bool
+		path system.DataPath
+	}{"closed": {false, system.Packet}, "open": {true, system.Packet}, "closed, flow": {false, system.Flow}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.teach()
+			w.outside.set("a.allowed.example", "203.0.113.92")
+			w.outside.set("b.a.allowed.example", "203.0.113.93")
+			cfg := w.config()
+			cfg.DataPath = tc.path
+			cfg.KillSwitch = &system.KillSwitch{Open: tc.open, AllowedNames: []string{"a.allowed.example"}}
+			s := w.open(cfg)
+			k := w.attach(s, lease(func(l *transport.Lease) {
+				l.Include = prefixes("172.16.0.0/12")
+				l.DynamicExclude = []string{"cdn.example.net"}
+			}))
+			refused := func(when string) {
+				t.Helper()
+				w.air.Forget()
+				for _, name := range []string{"www.example.org", "app.example.net", "b.a.allowed.example", "allowed.example"} {
+					if got := w.query(proxy, name, false); got != "RCodeNameError" {
+						t.Errorf("%s: %s is %s", when, name, got)
+					}
+				}
+				if leaks := w.leaks(gatewayOnly...); len(leaks) > 0 {
+					t.Errorf("%s: left the machine: %v", when, leaks)
+				}
+			}
+			refused("connected")
+			k.device.Changed(vpn.Reconnecting, nil)
+			if err := w.dial(s, "tcp", gatewayAddr.String()); err != nil && errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("reconnecting: %v", err)
+			}
+			refused("reconnecting")
+			k.device.Changed(vpn.Connected, nil)
+			for name, want := range map[string]string{"git.corp.example": "172.20.1.1", "a.allowed.example": "203.0.113.92", "cdn.example.net": "203.0.113.90"} {
+				if got := w.query(proxy, name, false); got != want {
+					t.Errorf("%s is %s, want %s", name, got, want)
+				}
+			}
+			if heard := w.outside.heard(); !slices.Equal(slices.Compact(slices.Sorted(slices.Values(heard))), []string{"a.allowed.example", "cdn.example.net"}) {
+				t.Errorf("asked outside for %v", heard)
+			}
+			if st := s.Status().Resolver; !st.Closed || !slices.Equal(st.Leaving, []string{"*.cdn.example.net", "a.allowed.example"}) {
+				t.Errorf("status %+v", st)
+			}
+			// Without the switch they are as ever, and with it again as before.
+			for _, lifted := range []system.Enforcement{system.Waived, system.Upheld} {
+				if err := s.Enforce(t.Context(), lifted); err != nil {
+					t.Fatal(err)
+				}
+				if lifted == system.Upheld {
+					refused("in force again")
+				} else if got := w.query(proxy, "www.example.org", false); got != "203.0.113.80" || s.Status().Resolver.Closed {
+					t.Errorf("without the kill switch www.example.org is %s", got)
+				}
+			}
+			if err := s.Lift(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got := w.query(proxy, "www.example.org", false); got != "203.0.113.80" {
+				t.Errorf("lifted: www.example.org is %s", got)
+			}
+		})
+	}
+}
+
 // What is allowed passes the kill switch: hosts, the local network, what the tunnel leaves out.
 func TestKillSwitchExceptions(t *testing.T) {
 	t.Parallel()

@@ -38,6 +38,8 @@ type names struct {
 	// upstreams are asked for the names outside, none if these are the servers of the machine.
 	upstreams []dns.Exchanger
 
+	configuring sync.Mutex // held by configure, so that the latest state is what remains
+
 	mu      sync.Mutex
 	inside  []netip.Addr
 	domains []string // that belong to the servers inside
@@ -47,6 +49,8 @@ type names struct {
 	all     bool // the servers inside are asked for all names
 	only    bool // and must be, because policy says so
 	needed  bool // the resolver of the machine has to be changed at all
+	closed  bool // the kill switch keeps everybody from asking outside, but for names that may leave
+	leaves  bool // the proxy asks outside for some names
 	outside []netip.AddrPort
 	backend resolver.Backend
 	reason  string
@@ -133,23 +137,35 @@ func (n *names) close() {
 
 // configure takes in a lease, and who is asked outside now.
 func (n *names) configure(ctx context.Context, lease *transport.Lease) error {
+	n.configuring.Lock()
+	defer n.configuring.Unlock()
 	s := n.t.s
 	c := &s.cfg
+	s.mu.Lock()
+	// A tunnel that is not in use yet will put the kill switch in force again.
+	closed := c.KillSwitch != nil && !(s.lifted && s.tunnel == n.t)
+	s.mu.Unlock()
 	outside, localSearch := s.outsideServers(ctx)
 	only := c.DNS.TunnelAll || lease.TunnelAllDNS
 	inside := lease.DNS[:min(len(lease.DNS), maxInside)]
 	domains := slices.Concat(lease.SplitDNS, lease.SearchDomains, lease.DynamicInclude, c.User.DynamicInclude, c.DNS.Domains)
 	all := only || len(inside) > 0 && len(lease.SplitDNS) == 0
 	reverse := reverseZones(slices.Concat(lease.Include, c.User.Include, lease.Addresses))
+	var leaves bool
 	if n.server != nil {
-		suffixes := slices.Concat(domains, reverse)
-		if err := n.server.Configure(n.rules(lease, inside, suffixes, all, only, outside, localSearch)); err != nil {
+		r := n.rules(lease, inside, slices.Concat(domains, reverse), all, only, localSearch)
+		if !all {
+			zones := n.outsideZones(lease, outside, closed)
+			r.Zones, leaves = append(r.Zones, zones...), len(zones) > 0
+		}
+		if err := n.server.Configure(r); err != nil {
 			return fmt.Errorf("system: the names of the gateway and the user: %w", err)
 		}
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.inside, n.domains, n.all, n.only, n.outside = inside, domains, all, only, outside
+	n.closed, n.leaves = closed, leaves
 	n.search = lease.SearchDomains
 	n.watched = slices.Concat(lease.DynamicExclude, c.User.DynamicExclude)
 	if n.reverse = reverse; len(reverse) > maxReverse {
@@ -159,8 +175,8 @@ func (n *names) configure(ctx context.Context, lease *transport.Lease) error {
 	return nil
 }
 
-// rules says which name is asked for where.
-func (n *names) rules(lease *transport.Lease, inside []netip.Addr, suffixes []string, all, only bool, outside []netip.AddrPort, localSearch []string) dns.Rules {
+// rules says which name is asked for inside.
+func (n *names) rules(lease *transport.Lease, inside []netip.Addr, suffixes []string, all, only bool, localSearch []string) dns.Rules {
 	s := n.t.s
 	noIPv6 := s.cfg.DNS.NoIPv6 && !hasFamily(lease.Addresses, true)
 	r := dns.Rules{TunnelAll: only, Search: lease.SearchDomains, LocalSearch: localSearch, SingleLabels: !all}
@@ -178,17 +194,35 @@ func (n *names) rules(lease *transport.Lease, inside []netip.Addr, suffixes []st
 		}
 		r.Zones = append(r.Zones, z)
 	}
-	if !all {
-		upstreams := n.upstreams
-		if len(upstreams) == 0 {
-			upstreams = dns.Clients(outside[:min(len(outside), maxInside)], s.dialDirect)
-		}
-		r.Zones = append(r.Zones, dns.Zone{
-			Name: "outside", Suffixes: []string{"."}, Way: dns.Direct, NoIPv6: noIPv6 && !s.cfg.Bypass.or(lease.BypassProtocol),
-			Upstreams: upstreams,
-		})
-	}
 	return r
+}
+
+// outsideZones says which names are asked for outside. Behind a kill switch these are those whose connections it lets out by name:
+// the allowed ones, and what is excluded from the tunnel. Any other does not exist, which programs believe at once, while they would
+// ask again after a refusal.
+func (n *names) outsideZones(lease *transport.Lease, outside []netip.AddrPort, closed bool) []dns.Zone {
+	s := n.t.s
+	z := dns.Zone{
+		Name: "outside", Suffixes: []string{"."}, Way: dns.Direct,
+		NoIPv6:    s.cfg.DNS.NoIPv6 && !hasFamily(lease.Addresses, true) && !s.cfg.Bypass.or(lease.BypassProtocol),
+		Upstreams: n.upstreams,
+	}
+	if len(z.Upstreams) == 0 {
+		z.Upstreams = dns.Clients(outside[:min(len(outside), maxInside)], s.dialDirect)
+	}
+	if !closed {
+		return []dns.Zone{z}
+	}
+	var zones []dns.Zone
+	if z.Suffixes = slices.Concat(lease.DynamicExclude, s.cfg.User.DynamicExclude); len(z.Suffixes) > 0 {
+		z.Name = "excluded"
+		zones = append(zones, z)
+	}
+	if z.Suffixes = s.cfg.KillSwitch.AllowedNames; len(z.Suffixes) > 0 {
+		z.Name, z.Exact = "allowed", true
+		zones = append(zones, z)
+	}
+	return zones
 }
 
 // reverseZones returns the names below which the addresses of networks have theirs. Where there are too many, those of the widest
@@ -209,7 +243,7 @@ func reverseZones(networks []netip.Prefix) []string {
 func (n *names) asksOutside() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.server != nil && !n.all
+	return n.leaves
 }
 
 // resolverConfig returns what the resolver of the machine is told, if anything.

@@ -182,6 +182,11 @@ func (s *System) open(ctx context.Context) error {
 	if err := probe(); err != nil {
 		return err
 	}
+	if s.cfg.Namespace != "" && s.manageNames() && !s.cfg.DNS.NoProxy {
+		if err := s.inner.loopback(); err != nil {
+			return err
+		}
+	}
 	if err := prepareJournal(s.cfg.Journal); err != nil {
 		return err
 	}

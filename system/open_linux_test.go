@@ -323,6 +323,15 @@ func TestNamespace(t *testing.T) {
 	cfg.Namespace = cell.Name
 	cfg.DNS.ResolvConf = w.path("cell.conf")
 	cfg.KillSwitch = &system.KillSwitch{Reject: true}
+	// As "ip netns add" makes it, nobody there could ask the DNS proxy.
+	cell.IP("link", "set", "lo", "down")
+	if s, err := w.tryOpen(cfg); !errors.Is(err, system.ErrConfig) || !strings.Contains(err.Error(), "ip -n "+cell.Name+" link set lo up") {
+		t.Errorf("with the loopback interface down: %v", err)
+		if err == nil {
+			s.Close()
+		}
+	}
+	cell.IP("link", "set", "lo", "up")
 	s := w.open(cfg)
 	if err := w.dial(s, "tcp", netip.AddrPortFrom(gatewayAddr.Addr(), port).String()); err != nil {
 		t.Errorf("the gateway: %v", err)

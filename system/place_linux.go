@@ -208,6 +208,21 @@ func (p *place) index(name string) (index int, err error) {
 	return index, err
 }
 
+// loopback reports that programs of the place cannot reach each other: a new namespace has its loopback interface down, where sockets
+// can be bound all the same.
+func (p *place) loopback() error {
+	return p.do(func() error {
+		if lo, err := net.InterfaceByName("lo"); err != nil || lo.Flags&net.FlagUp != 0 {
+			return nil // somebody has renamed it, and knows what he does
+		}
+		command := "ip -n " + p.name + " link set lo up"
+		if filepath.Join(namespaces, p.name) != p.path {
+			command = "nsenter --net=" + p.path + " ip link set lo up"
+		}
+		return invalid("Namespace: the loopback interface of %s is down, so that its programs could not ask the DNS proxy; set it up with: %s", p.path, command)
+	})
+}
+
 // mark marks a socket.
 func mark(c syscall.RawConn, mark uint32) error {
 	return option(c, "SO_MARK", func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)) })

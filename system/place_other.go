@@ -50,6 +50,8 @@ func (p *place) index(name string) (int, error) {
 	return i.Index, nil
 }
 
+func (p *place) loopback() error { return nil }
+
 func (p *place) peers() []netip.Addr { return nil }
 
 func mark(syscall.RawConn, uint32) error { return errors.ErrUnsupported }

@@ -2,7 +2,10 @@ package system
 
 import (
 	"context"
+	"errors"
 	"net/netip"
+
+	"culvert.example/vpn/transport"
 )
 
 // An Enforcement is what policy demands of the kill switch.
@@ -30,7 +33,12 @@ func (s *System) Enforce(ctx context.Context, e Enforcement) error {
 	changed := s.policy != e
 	s.lifted, s.policy = e == Waived, e
 	s.mu.Unlock()
-	if err := s.apply(ctx); err != nil {
+	var err error
+	if changed {
+		// Before the machine is changed: no question may leave after the switch is in force.
+		err = s.tellNames(ctx)
+	}
+	if err := errors.Join(err, s.apply(ctx)); err != nil {
 		return err
 	}
 	if changed {
@@ -38,6 +46,21 @@ func (s *System) Enforce(ctx context.Context, e Enforcement) error {
 		s.note(Event{Kind: EventFirewall, What: "the policy of this machine has " + what})
 	}
 	return nil
+}
+
+// tellNames has the DNS proxy take in whether the kill switch is in force.
+func (s *System) tellNames(ctx context.Context) error {
+	s.mu.Lock()
+	t := s.tunnel
+	var lease *transport.Lease
+	if t != nil {
+		lease = t.lease
+	}
+	s.mu.Unlock()
+	if t == nil || t.names == nil {
+		return nil
+	}
+	return t.names.configure(ctx, lease)
 }
 
 // stays reports whether the kill switch outlives the System. The lock is held.

@@ -93,6 +93,10 @@ type ResolverStatus struct {
 	Outside   []netip.AddrPort `json:"outside,omitempty"`
 	Upstreams []string         `json:"upstreams,omitempty"`
 	Search    []string         `json:"search,omitempty"`
+	// Closed says that the kill switch keeps the other names from being asked for, but for those that Leaving names, with all below
+	// them where that begins with "*.".
+	Closed  bool     `json:"closed,omitempty"`
+	Leaving []string `json:"leaving,omitempty"`
 	// Proxy are the counters of the proxy.
 	Proxy *dns.Stats `json:"proxy,omitempty"`
 }
@@ -237,6 +241,15 @@ func (n *names) status(set host.Settings) ResolverStatus {
 	}
 	if len(n.upstreams) > 0 {
 		r.Outside, r.Upstreams = nil, slices.Clone(n.t.s.cfg.DNS.Upstreams)
+	}
+	if n.closed && !n.all {
+		r.Closed = true
+		if n.leaves {
+			for _, d := range n.watched {
+				r.Leaving = append(r.Leaving, "*."+d)
+			}
+			r.Leaving = append(r.Leaving, n.t.s.cfg.KillSwitch.AllowedNames...)
+		}
 	}
 	if n.server != nil {
 		stats := n.server.Stats()

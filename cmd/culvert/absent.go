@@ -16,13 +16,19 @@ type notRunningError struct {
 	journal string
 	left    bool // changes of this machine
 	walled  bool // a kill switch is among them
+	alone   bool // and is all that was left
 	unknown bool // that is not for this user to see
+
+	asRoot string // the command that root may call instead
 }
 
 // Error implements error.
 func (e *notRunningError) Error() string {
 	const none = "no culvert connect is running"
 	switch left := none + ", but one has ended without undoing its changes of this machine, as " + e.journal + " says"; {
+	case e.alone:
+		return none + ", but the kill switch of one that has ended blocks the network of this machine (unless it was --always-on open), because it is" +
+			" locked, policy demands it, or no tunnel came about; it is lifted by: culvert repair"
 	case e.walled:
 		return left + "; its kill switch blocks the network of this machine (unless it was --always-on open) until: culvert repair"
 	case e.left:
@@ -38,9 +44,9 @@ func (e *notRunningError) Unwrap() error { return errNotRunning }
 
 // absence says what there is where no client runs.
 func (w *whereFlags) absence() (*notRunningError, error) {
-	e := &notRunningError{journal: w.journalPath()}
+	e := &notRunningError{journal: w.journalPath(), asRoot: w.asRoot()}
 	var err error
-	e.left, e.walled, err = host.Leftovers(e.journal)
+	e.left, e.walled, e.alone, err = host.Leftovers(e.journal)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		e.unknown = true
@@ -81,9 +87,17 @@ func (a *app) ask(w *whereFlags) (*controlClient, error) {
 		return nil, none
 	}
 	if err != nil {
-		return nil, fmt.Errorf("asking culvert connect: %w", err)
+		return nil, w.refused(err)
 	}
 	return c, nil
+}
+
+// refused is the error of a client that could not be asked.
+func (w *whereFlags) refused(err error) error {
+	if closed := (*closedSocketError)(nil); errors.As(err, &closed) {
+		closed.asRoot = w.asRoot()
+	}
+	return fmt.Errorf("asking culvert connect: %w", err)
 }
 
 // askPaths returns where a client may answer: in the places of this user, and in that of root, who may have started it.
@@ -96,9 +110,18 @@ func (w *whereFlags) askPaths(getenv func(string) string) []string {
 }
 
 // A closedSocketError says that a control socket is not for this user.
-type closedSocketError struct{ command, socket string }
+type closedSocketError struct{ command, socket, asRoot string }
 
 // Error implements error.
 func (e *closedSocketError) Error() string {
 	return fmt.Sprintf("the control socket %s is closed to this user: only root, and the user who started culvert %s, may ask there", oneLine(e.socket), e.command)
 }
+
+// A rootOnlyError is what a command did not do because this user may not.
+type rootOnlyError struct {
+	error
+	asRoot string // the command that root may call instead
+}
+
+// Unwrap returns the cause.
+func (e *rootOnlyError) Unwrap() error { return e.error }

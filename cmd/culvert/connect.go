@@ -27,8 +27,8 @@ at the end; what a crash leaves is undone by "culvert repair" or the next connec
 SIGINT and SIGTERM log out, undo everything and end the command. SIGHUP does the same without logging out, so that the session can
 be used again with --cookie. SIGUSR1 prints the state, SIGUSR2 checks the paths to the gateway at once. With --background the command returns once the tunnel is up, which then lives in another process.
 
-With --always-on nothing leaves the machine but through the tunnel. Without a tunnel, "closed" keeps it so until "culvert disconnect" or
-"culvert repair", and "open" lifts it. "locked" is "closed" that only root lifts, by "culvert repair" or by connecting without it.
+With --always-on nothing leaves the machine but through the tunnel. Without a tunnel, "closed" keeps it so until "culvert disconnect", or
+"culvert repair" after a crash, and "open" lifts it. "locked" is "closed" that only root lifts, by "culvert repair" or by connecting without it.
 
 --filter is for the flow path (--data-path). The first rule that a flow matches decides, or else the default, which is to allow:
 

@@ -159,7 +159,7 @@ func dialControlAt(command string, paths []string) (*controlClient, error) {
 	for _, p := range paths {
 		c, err := net.DialTimeout("unix", p, 2*time.Second)
 		if errors.Is(err, os.ErrPermission) {
-			return nil, &closedSocketError{command, p}
+			return nil, &closedSocketError{command, p, "sudo culvert status"}
 		}
 		if err != nil {
 			errs = append(errs, err)

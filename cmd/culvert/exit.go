@@ -120,12 +120,15 @@ func hint(err error) string {
 	var dns *net.DNSError
 	var absent *notRunningError
 	var closed *closedSocketError
+	var denied *rootOnlyError
 	switch {
 	case errors.As(err, &usage):
 		if usage.hint == "" {
 			return "Run the command with --help for what it takes."
 		}
 		return usage.hint
+	case errors.As(err, &denied):
+		return "Only root can undo changes of this machine: " + denied.asRoot
 	case errors.As(err, &untrusted) && untrusted.Certificate != nil:
 		return "Make sure, by another way than this network, that the gateway has this key. If it has, trust it with\n" +
 			"    --servercert " + trust.PinOf(untrusted.Certificate) + "\n" +
@@ -158,11 +161,11 @@ func hint(err error) string {
 		case absent.left:
 			return "Undo them with: sudo culvert repair"
 		case absent.unknown:
-			return "Ask as root: sudo culvert status"
+			return "Ask as root: " + absent.asRoot
 		}
 		return ""
 	case errors.As(err, &closed):
-		return "Ask as root, with sudo in front of the command, as in: sudo culvert status"
+		return "Ask as root: " + closed.asRoot
 	case errors.As(err, &dns):
 		return "Check the name of the gateway, or give its address with --resolve HOST:IP."
 	case errors.Is(err, syscall.ECONNREFUSED) && dialFailed(err):

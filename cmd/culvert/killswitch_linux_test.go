@@ -87,9 +87,13 @@ func TestKillSwitch(t *testing.T) {
 	// Whoever is not root is told what to do.
 	for _, args := range [][]string{{"status"}, {"disconnect"}, {"data-path", "confirm"}} {
 		got := m.runAs("", "setpriv", append([]string{"--reuid", "65534", "--regid", "65534", "--clear-groups", "--", self(t)}, args...)...)
-		if got.code != exitFailed || !strings.Contains(got.stderr, "/run/culvert/connect.sock is closed to this user") || !strings.Contains(got.stderr, "sudo culvert status") {
+		if got.code != exitFailed || !strings.Contains(got.stderr, "/run/culvert/connect.sock is closed to this user") || !strings.Contains(got.stderr, "sudo culvert "+strings.Join(args, " ")+"\n") {
 			t.Errorf("%v as nobody: %+v", args, got)
 		}
+	}
+	if got := m.runAs("", "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--", self(t), "repair"); got.code != exitFailed ||
+		got.out != "" || strings.Count(got.stderr, "error:") != 1 || !strings.Contains(got.stderr, "sudo culvert repair\n") {
+		t.Errorf("repair as nobody: %+v", got)
 	}
 
 	// A stranger's DHCP server hands out routes (option 121), and a stranger's router takes what it gets: TunnelVision.
@@ -175,6 +179,9 @@ func TestKillSwitch(t *testing.T) {
 		t.Errorf("exit status %d", code)
 	}
 	m.offline("after culvert disconnect with a locked kill switch")
+	if got := m.culvert("status"); got.code != exitFailed || !strings.Contains(got.stderr, "because it is locked") || strings.Contains(got.stderr, "without undoing") {
+		t.Errorf("status after a disconnect with a locked kill switch: %+v", got)
+	}
 	if got := m.culvert("repair"); got.code != exitOK {
 		t.Errorf("repair: %+v", got)
 	}

@@ -107,7 +107,7 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 	}
 	defer stop()
 	if mode := sys.Status().Firewall.Mode; m.alwaysOn != "" && mode == system.FirewallClosed {
-		r.say(event{Event: "system", State: "closed", KillSwitch: mode}, "kill switch: nothing leaves this machine but what makes the tunnel")
+		r.say(event{Event: "system", State: "closed", KillSwitch: mode}, "kill switch, %s: nothing leaves this machine but what makes the tunnel", failureOf(sys.Status().Firewall))
 	}
 	u := &usage{
 		app: a, sys: sys, agent: g, flags: c, hangup: hangupSignal(ctx), removePID: func() {}, over: over, keeper: keeper, hooks: scripts,
@@ -382,9 +382,17 @@ func machineText(s system.Status) string {
 	}
 	text += "; " + s.DataPath.Path.String() + " path" + orNothing(": ", s.DataPath.Reason)
 	if s.Firewall.Mode != system.FirewallOff && s.Firewall.Mode != "" {
-		text += "; kill switch " + s.Firewall.OnFailure
+		text += "; kill switch " + failureOf(s.Firewall)
 	}
 	return oneLine(text)
+}
+
+// failureOf says what the kill switch is when the tunnel fails: closed, open or locked.
+func failureOf(f system.FirewallStatus) string {
+	if f.Locked && f.OnFailure == "closed" {
+		return "locked"
+	}
+	return f.OnFailure
 }
 
 // tellMachine tells what happens to the machine.

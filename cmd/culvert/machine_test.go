@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/netip"
 	"os"
@@ -206,7 +207,19 @@ func TestMachineReport(t *testing.T) {
 	}
 	flow, filtered := reportOf(&tunnel, machine), reportOf(&tunnel, machine)
 	flow.Routes.Judged, filtered.DataPath.FilterOff = true, true
+	walled, leaving, locked := reportOf(&tunnel, machine), reportOf(&tunnel, machine), reportOf(&tunnel, machine)
+	noNames := *walled.Resolver
+	noNames.Closed = true
+	someNames := noNames
+	someNames.Leaving = []string{"*.cdn.example", "a.example"}
+	walled.Resolver, leaving.Resolver = &noNames, &someNames
+	wall := *locked.KillSwitch
+	wall.Locked = true
+	locked.KillSwitch = &wall
 	for want, r := range map[string]machineReport{
+		"corp.example from 10.0.0.53\n             others are not asked for, because of the kill switch\n":                          walled,
+		"             *.cdn.example, a.example from 192.0.2.53:53\n             others are not asked for, because of the kill":      leaving,
+		"Kill switch  tunnel, locked when the tunnel fails\n":                                                                       locked,
 		"Outside      10.9.0.0/16 (1200 in all)\n             all flows come to culvert, and each is judged by this as it begins\n": flow,
 		"): panic\n             warning: the content filter is NOT in force on the packet path\n":                                   filtered,
 	} {
@@ -270,8 +283,8 @@ func TestMachineText(t *testing.T) {
 	if got := machineText(s); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	s.Routes.Judged = true
-	if got := machineText(s); !strings.Contains(got, "; all flows are taken to be judged; ") {
+	s.Routes.Judged, s.Firewall.Locked = true, true
+	if got := machineText(s); !strings.HasSuffix(got, "; kill switch locked") || !strings.Contains(got, "; all flows are taken to be judged; ") {
 		t.Errorf("%s", got)
 	}
 	if got := undone(s, true, false); got != "undone: addresses and routes, DNS (systemd-resolved), kill switch" {
@@ -409,6 +422,7 @@ func TestNotRunning(t *testing.T) {
 	}
 	for what, e := range map[string]*notRunningError{
 		"its kill switch blocks the network of this machine (unless it was --always-on open) until: culvert repair": {left: true, walled: true},
+		"it is locked, policy demands it, or no tunnel came about; it is lifted by: culvert repair":                 {left: true, walled: true, alone: true},
 		"without undoing its changes of this machine":                                                               {left: true},
 		"is for root to see": {unknown: true},
 	} {
@@ -535,7 +549,8 @@ func TestPrintRepair(t *testing.T) {
 func TestSystemHints(t *testing.T) {
 	for err, want := range map[error]string{
 		system.ErrNotPermitted: "sudo", system.ErrNoTUN: "modprobe tun", system.ErrBusy: "culvert disconnect", system.ErrLocked: "policy",
-		&notRunningError{left: true}: "culvert repair", &notRunningError{unknown: true}: "sudo culvert status", &closedSocketError{"connect", "/x"}: "sudo",
+		&notRunningError{left: true}: "culvert repair", &notRunningError{unknown: true, asRoot: "sudo culvert disconnect"}: "sudo culvert disconnect", &closedSocketError{"connect", "/x", "sudo culvert disconnect"}: "sudo culvert disconnect",
+		&rootOnlyError{fs.ErrPermission, "sudo culvert repair"}: "sudo culvert repair",
 	} {
 		if got := hint(err); !strings.Contains(got, want) || codeOf(err) != exitFailed {
 			t.Errorf("%v: exit status %d, hint %q", err, codeOf(err), got)

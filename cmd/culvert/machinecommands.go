@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"time"
 
@@ -34,7 +35,7 @@ func (a *app) status() *cobra.Command {
 			return a.statusOfNone(w)
 		}
 		if err != nil {
-			return fmt.Errorf("asking culvert connect: %w", err)
+			return w.refused(err)
 		}
 		var r machineReport
 		if err := c.call(cmd.Context(), "GET", "/v1/status", nil, &r); err != nil {
@@ -105,6 +106,12 @@ connect" repairs before anything else.
 		report, err := system.Repair(cmd.Context(), system.Config{
 			Namespace: w.netns, Journal: w.journalPath(), Logger: a.reporter().logger(a.verbose),
 		})
+		if err != nil && len(report.Undone)+len(report.Gone)+len(report.Left)+len(report.Later) == 0 {
+			if errors.Is(err, fs.ErrPermission) || errors.Is(err, host.ErrNotPermitted) {
+				err = &rootOnlyError{err, w.asRoot()}
+			}
+			return err // that there is nothing to repair is not known
+		}
 		if perr := a.printRepair(report); err == nil {
 			err = perr
 		}

@@ -26,11 +26,21 @@ type whereFlags struct {
 	netns   string
 	journal string
 	control string
+
+	asked *cobra.Command // that the flags belong to; nil: some command
+}
+
+// asRoot is the command to call instead where this user may not.
+func (w *whereFlags) asRoot() string {
+	if w.asked == nil {
+		return "sudo culvert status"
+	}
+	return "sudo " + w.asked.CommandPath()
 }
 
 // addWhereFlags adds the flags to a command.
 func addWhereFlags(cmd *cobra.Command) *whereFlags {
-	w := new(whereFlags)
+	w := &whereFlags{asked: cmd}
 	f := cmd.Flags()
 	f.StringVar(&w.netns, "netns", "", "the tunnel is in the network namespace `NAME`, as ip netns knows it, or a path such as /proc/PID/ns/net")
 	f.StringVar(&w.journal, "journal", "", "what has to be undone is recorded in `FILE` (default: "+system.DefaultJournal+")")

@@ -218,7 +218,7 @@ func (r *machineReport) print(p *page, now time.Time) error {
 	if k := r.KillSwitch; k != nil && k.Mode != "" {
 		text := k.Mode
 		if k.OnFailure != "" {
-			text += ", " + k.OnFailure + " when the tunnel fails"
+			text += ", " + failureOf(*k) + " when the tunnel fails"
 		}
 		p.line("Kill switch", "%s%s", text, orNothing(": ", k.Reason))
 		if c := k.Counters; c != nil {
@@ -320,9 +320,14 @@ func some(ps []netip.Prefix, n int) string {
 	return text
 }
 
+// notAsked is what becomes of names that a kill switch keeps on the machine.
+const notAsked = "are not asked for, because of the kill switch"
+
 func (p *page) names(r *system.ResolverStatus) {
 	domains := slices.Compact(slices.Sorted(slices.Values(r.Domains))) // one may be split and searched
 	switch {
+	case len(r.Inside) == 0 && r.Closed:
+		p.line("Names", "of the outside %s", notAsked)
 	case len(r.Inside) == 0 && len(r.Upstreams) > 0:
 		p.line("Names", "all from %s", strings.Join(r.Upstreams, ", "))
 	case len(r.Inside) == 0:
@@ -331,6 +336,11 @@ func (p *page) names(r *system.ResolverStatus) {
 	default:
 		p.line("Names", "%s from %s", strings.Join(domains, ", "), join(r.Inside))
 		switch {
+		case r.Closed:
+			if len(r.Leaving) > 0 {
+				p.line("", "%s from %s", strings.Join(r.Leaving, ", "), strings.Join(append(r.Upstreams, nonEmpty(join(r.Outside))...), ", "))
+			}
+			p.line("", "others %s", notAsked)
 		case len(r.Upstreams) > 0:
 			p.line("", "others from %s", strings.Join(r.Upstreams, ", "))
 		case len(r.Outside) > 0:
