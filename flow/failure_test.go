@@ -219,11 +219,11 @@ func TestJudge(t *testing.T) {
 	var log bytes.Buffer
 	w := newWorld(t, Config{
 		Decider: j, Logger: slog.New(slog.NewTextHandler(&log, nil)),
-		Name: func(a netip.Addr) string {
+		Names: func(a netip.Addr) []string {
 			if a == netip.MustParseAddr("198.51.100.8") {
-				return "blocked.example"
+				return []string{"blocked.example"}
 			}
-			return ""
+			return nil
 		},
 		Owners: owners(func(f owner.Flow) owner.Owner {
 			switch f.Remote.Addr().As4()[3] {

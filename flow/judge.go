@@ -39,7 +39,7 @@ var errNetwork = errors.New("flow: network is not tcp, udp or ping")
 // Subject returns what the rules of a content filter look at.
 func (f *Flow) Subject() (filter.Subject, error) {
 	s := filter.Subject{
-		UID: f.Owner.UID, User: f.Owner.User, Name: f.Name, Confirmed: f.Confirmed, Addr: f.Other().Addr(), Port: f.Destination.Port(),
+		UID: f.Owner.UID, User: f.Owner.User, Name: f.Name, Confirmed: f.Confirmed, Others: f.Others, Addr: f.Other().Addr(), Port: f.Destination.Port(),
 	}
 	if !f.Owner.Contained {
 		s.Program = f.Owner.Program

@@ -142,7 +142,7 @@ func (t *tunnel) intercept(current *atomic.Pointer[flow.Side], failed func(healt
 		cfg.Owners = t.owners
 	}
 	if t.names != nil {
-		cfg.Name, cfg.Confirm = t.names.seen.name, t.names.seen.confirm
+		cfg.Names, cfg.Confirm = t.names.seen.known, t.names.seen.confirm
 		if server := t.names.server; server != nil {
 			cfg.DNS = func(ctx context.Context, _ *flow.Flow, query []byte) ([]byte, error) {
 				return server.Exchange(ctx, query)
