@@ -273,7 +273,7 @@ func TestJudge(t *testing.T) {
 		t.Errorf("counted %v", counts)
 	}
 	w.in.Close()
-	if got := log.String(); strings.Count(got, "msg=flow ") != 1 || !strings.Contains(got, "allow=false") || !strings.Contains(got, "rule=editor") ||
+	if got := log.String(); strings.Count(got, "msg=flow ") != 1 || !strings.Contains(got, "allow=false") || !strings.Contains(got, "log_rule=editor") ||
 		!strings.Contains(got, "flow.program=/usr/bin/editor") || !strings.Contains(got, "flow.user=ann") {
 		t.Errorf("%s", got)
 	}

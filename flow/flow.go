@@ -164,8 +164,9 @@ type Verdict struct {
 	Way   Way  `json:"way"`
 	// Rule names what decided, for logs and lists.
 	Rule string `json:"rule,omitempty"`
-	// Log has the flow be noted in the log.
-	Log bool `json:"-"`
+	// Log has the flow be noted, and LogRule is the name of the rule that wants it so.
+	Log     bool   `json:"-"`
+	LogRule string `json:"-"`
 	// Provisional says that the name of the other end could change this. If it becomes known, or if it is clear that it never will, the
 	// Decider is asked once more, before anything that the program says goes out.
 	//
@@ -193,6 +194,14 @@ type DialFunc func(ctx context.Context, network, address string) (net.Conn, erro
 // Owners find the program and user that a flow belongs to. An *owner.Finder is one.
 type Owners interface {
 	Find(ctx context.Context, f owner.Flow) (owner.Owner, error)
+}
+
+// A Note is a flow that is to be noted, with its final verdict.
+type Note struct {
+	Flow    Flow
+	Verdict Verdict
+	// Skipped is how many there were since the last Note that were not noted, because there were too many.
+	Skipped uint64
 }
 
 // An Info is a flow that goes on.

@@ -49,6 +49,10 @@ type Config struct {
 	// Failed is told of a part that has failed and will not get well. It must not wait, nor call Close. Nil ignores it.
 	Failed func(part health.Part, why health.Reason, err error)
 
+	// Noted gets the flows that are to be noted, a few each second at most. It is called by several goroutines and must not wait. If it
+	// is nil, they go to the Logger.
+	Noted func(Note)
+
 	// MaxFlows is how many flows there may be at a time, those that wait for their destination among them, and MaxPerUser how many of
 	// them of one user; further ones are refused. Zero means 16384, and half of MaxFlows.
 	MaxFlows, MaxPerUser int
@@ -63,7 +67,7 @@ type Config struct {
 	// byte if the flow was not allowed without a name. Zero means 30 s, 5 s, 500 ms, 200 ms and 1 s.
 	DialTime, QueryTime, DecideTime, OwnerTime, HelloTime time.Duration
 
-	// Logger receives the flows that are to be noted, a few each second at most, and what may interest an operator. Nil discards.
+	// Logger receives what may interest an operator. Nil discards.
 	Logger *slog.Logger
 }
 
@@ -514,7 +518,11 @@ func (in *Interceptor) decide(ctx context.Context, f *Flow) Verdict {
 		in.stats.refused.Add(1)
 	}
 	if v.Log && in.notes.allow(time.Now()) {
-		in.log.Info("flow", "flow", f, "allow", v.Allow, "way", v.Way.String(), "rule", v.Rule, "not_logged", in.notes.skipped())
+		if skipped := in.notes.skipped(); in.cfg.Noted != nil {
+			in.cfg.Noted(Note{*f, v, skipped})
+		} else {
+			in.log.Info("flow", "flow", f, "allow", v.Allow, "way", v.Way.String(), "rule", v.Rule, "log_rule", v.LogRule, "not_logged", skipped)
+		}
 	}
 	return v
 }

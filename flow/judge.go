@@ -78,7 +78,7 @@ func (j *Judge) Decide(_ context.Context, f *Flow) (Verdict, error) {
 		return Verdict{}, err
 	}
 	m := rules.Match(&s)
-	v.Allow, v.Rule, v.Log = m.Action == filter.Allow, m.Name, m.Log
+	v.Allow, v.Rule, v.Log, v.LogRule = m.Action == filter.Allow, m.Name, m.Log, m.LogName
 	v.Provisional = !f.Final && (m.Provisional || j.Names && v.Allow && !f.Inward)
 	if !v.Provisional {
 		rules.Count(m)

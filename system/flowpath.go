@@ -133,7 +133,7 @@ func (t *tunnel) intercept(current *atomic.Pointer[flow.Side], failed func(healt
 	s := t.s
 	side := t.sw.Side()
 	cfg := flow.Config{
-		Device: side, Decider: t.judge, Tunnel: t.stack.DialContext, Direct: s.dialDirect, Ping: t.ping, Failed: failed, DecideTime: decideTime, Logger: s.log,
+		Device: side, Decider: t.judge, Tunnel: t.stack.DialContext, Direct: s.dialDirect, Ping: t.ping, Failed: failed, DecideTime: decideTime, Noted: s.cfg.OnFlow, Logger: s.log,
 	}
 	if s.interpose != nil {
 		cfg.Decider = s.interpose(t.judge)

@@ -71,6 +71,9 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 			tellMachine(r, e)
 		}
 	}
+	var told func()
+	scfg.OnFlow, told = tellFlows(r)
+	defer told()
 	// Nothing of the machine is changed for somebody who may not connect.
 	keeper := newDoorkeeper(c.plan, scfg.User, scfg.Logger)
 	if err := keeper.admit(ctx); err != nil {
