@@ -62,7 +62,17 @@ func (c *cache) get(key []byte) *entry {
 	return e
 }
 
-func (e *entry) cost() int { return len(e.key) + len(e.body) + 2*len(e.ttls) + entryCost }
+func (e *entry) cost() int {
+	n := len(e.key) + len(e.body) + 2*len(e.ttls) + entryCost
+	if e.told != nil {
+		// The names share the memory of the records only in part, and an address takes 24 bytes.
+		n += entryCost + 24*len(e.told.Addrs)
+		for _, name := range e.told.Names {
+			n += 16 + len(name)
+		}
+	}
+	return n
+}
 
 // put stores e instead of what has the same key, unless it alone would fill a shard.
 func (c *cache) put(e *entry) {

@@ -44,6 +44,7 @@ type entry struct {
 	ad              bool
 	stored          stamp
 	life            time.Duration // after which it is not used
+	told            *Answer       // what a hook is told when it is used again, nil for nothing
 
 	visited      atomic.Bool
 	newer, older *entry

@@ -163,10 +163,10 @@ type Answer struct {
 	Way Way
 }
 
-// tell passes the addresses in r on to the hook.
-func (s *Server) tell(r *finding) {
-	if s.onAnswer == nil {
-		return
+// tell passes the addresses in r on to the hook, and returns what is to be told when the answer comes from the cache.
+func (s *Server) tell(r *finding) (again *Answer) {
+	if s.onAnswer == nil && s.onCached == nil {
+		return nil
 	}
 	var addrs []netip.Addr
 	add := func(ip []byte) {
@@ -188,8 +188,23 @@ func (s *Server) tell(r *finding) {
 			hints(&rr.SVCB, add)
 		}
 	}
-	if len(addrs) > 0 {
-		s.onAnswer(Answer{Names: r.names, Addrs: addrs, TTL: r.ttl, Way: r.way})
+	if len(addrs) == 0 {
+		return nil
+	}
+	a := Answer{Names: r.names, Addrs: addrs, TTL: r.ttl, Way: r.way}
+	if s.onAnswer != nil {
+		s.onAnswer(a)
+	}
+	if s.onCached == nil {
+		return nil
+	}
+	return &a
+}
+
+// tellAgain tells the hook that e was taken from the cache.
+func (s *Server) tellAgain(e *entry) {
+	if e.told != nil {
+		s.onCached(*e.told)
 	}
 }
 
@@ -228,7 +243,7 @@ func (s *Server) answer(st *ruling, q *query) (e *entry) {
 	now := s.now()
 	if err == nil {
 		if e, err = newEntry(q, r, now); err == nil {
-			s.tell(r) // before anybody can use it
+			e.told = s.tell(r) // before anybody can use it
 			if e.life > 0 {
 				st.cache.put(e)
 			}
@@ -239,6 +254,7 @@ func (s *Server) answer(st *ruling, q *query) (e *entry) {
 	s.log.Debug("a question failed", "name", a.name, "type", typeText(a.qtype), "err", err)
 	if old := st.cache.get(q.key()); s.stale > 0 && old != nil && old.rcode != wire.RcodeServerFailure && now.since(old.stored) < old.life+s.stale {
 		s.count.stale.Add(1)
+		s.tellAgain(old)
 		return old
 	}
 	e = failed(q, now)

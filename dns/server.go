@@ -52,6 +52,10 @@ type ServerConfig struct {
 	// keep or change the slices beyond what they are.
 	OnAnswer func(Answer)
 
+	// OnCached is told of addresses that are given from the cache, of each answer that OnAnswer was told of before, with the TTL that it
+	// had then. It must not wait, and like OnAnswer must not keep or change the slices.
+	OnCached func(Answer)
+
 	// QueryLog gets a record of each question: name, type, code of the answer, and whether it was in the cache. Nil means
 	// that no question is logged. It tells what somebody does all day.
 	QueryLog *slog.Logger
@@ -72,6 +76,7 @@ type Server struct {
 	stagger      time.Duration
 	stale        time.Duration
 	onAnswer     func(Answer)
+	onCached     func(Answer)
 	queryLog     *slog.Logger
 	log          *slog.Logger
 	epoch        time.Time
@@ -110,6 +115,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		stagger:      positive(cfg.Stagger, defaultStagger),
 		stale:        max(cfg.Stale, 0),
 		onAnswer:     cfg.OnAnswer,
+		onCached:     cfg.OnCached,
 		queryLog:     cfg.QueryLog,
 		log:          cfg.Logger,
 		epoch:        time.Now(),
@@ -281,6 +287,7 @@ func (s *Server) handle(q *query, b, out []byte, limit int) (answer []byte, st *
 		return nil, st
 	}
 	s.count.hits.Add(1)
+	s.tellAgain(e)
 	if s.queryLog != nil {
 		s.logQuery(q, e, true)
 	}
@@ -319,6 +326,7 @@ func (s *Server) join(st *ruling, q *query, deliver func(*entry)) bool {
 	if e := st.cache.get(q.key()); e != nil && e.fresh(s.now()) {
 		st.mu.Unlock()
 		s.count.active.Add(-1)
+		s.tellAgain(e)
 		deliver(e)
 		return true
 	}

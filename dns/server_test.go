@@ -328,12 +328,17 @@ func TestHosts(t *testing.T) {
 
 func TestOnAnswer(t *testing.T) {
 	var mu sync.Mutex
-	var told []string
+	var told, again []string
 	s := newSplit(t, func(cfg *ServerConfig) {
 		cfg.OnAnswer = func(a Answer) {
 			mu.Lock()
 			defer mu.Unlock()
 			told = append(told, fmt.Sprint(a.Names, a.Addrs, a.TTL, a.Way))
+		}
+		cfg.OnCached = func(a Answer) {
+			mu.Lock()
+			defer mu.Unlock()
+			again = append(again, fmt.Sprint(a.Names, a.Addrs, a.TTL, a.Way))
 		}
 	})
 	for _, tt := range []struct {
@@ -357,7 +362,10 @@ func TestOnAnswer(t *testing.T) {
 		if got := strings.Join(told, "; "); got != tt.want {
 			t.Errorf("%s: the hook was told %s, want %s", tt.name, got, tt.want)
 		}
-		told = nil
+		if got := strings.Join(again, "; "); got != tt.want {
+			t.Errorf("%s: the hook for answers from the cache was told %s, want %s", tt.name, got, tt.want)
+		}
+		told, again = nil, nil
 		mu.Unlock()
 	}
 }

@@ -219,11 +219,11 @@ func TestJudge(t *testing.T) {
 	var log bytes.Buffer
 	w := newWorld(t, Config{
 		Decider: j, Logger: slog.New(slog.NewTextHandler(&log, nil)),
-		Name: func(a netip.Addr) string {
+		Names: func(a netip.Addr) []string {
 			if a == netip.MustParseAddr("198.51.100.8") {
-				return "blocked.example"
+				return []string{"blocked.example"}
 			}
-			return ""
+			return nil
 		},
 		Owners: owners(func(f owner.Flow) owner.Owner {
 			switch f.Remote.Addr().As4()[3] {
@@ -273,7 +273,7 @@ func TestJudge(t *testing.T) {
 		t.Errorf("counted %v", counts)
 	}
 	w.in.Close()
-	if got := log.String(); strings.Count(got, "msg=flow ") != 1 || !strings.Contains(got, "allow=false") || !strings.Contains(got, "rule=editor") ||
+	if got := log.String(); strings.Count(got, "msg=flow ") != 1 || !strings.Contains(got, "allow=false") || !strings.Contains(got, "log_rule=editor") ||
 		!strings.Contains(got, "flow.program=/usr/bin/editor") || !strings.Contains(got, "flow.user=ann") {
 		t.Errorf("%s", got)
 	}

@@ -19,8 +19,9 @@
 // # Names
 //
 // What the destination is called is known from the DNS proxy, or from what the program says first: the server name in a TLS or QUIC
-// ClientHello (see package flow/hello). A flow is looked into only if a name could change the verdict, and without delay: the
-// destination is connected to at once and may speak first; only what the program says is held back until its ClientHello is complete,
+// ClientHello or the Host field of an HTTP/1 request (see package flow/hello). An address that DNS has given several names goes by all of
+// them until the program says which it means; a Host that DNS has not connected with the address is only one more. A flow is looked into only if a name could change the verdict, and without delay: the
+// destination is connected to at once and may speak first; only what the program says is held back until its first message is complete,
 // and not at all if it does not look like one.
 //
 // The names are claims of programs. [Flow.Confirmed] tells those that DNS has connected with the address. With Encrypted ClientHello the
@@ -81,9 +82,11 @@ const (
 	FromTLS
 	// FromQUIC is FromTLS, over QUIC.
 	FromQUIC
+	// FromHTTP: the program says so, in the Host field of its first HTTP/1 request.
+	FromHTTP
 )
 
-// String returns dns, tls, quic, or nothing.
+// String returns dns, tls, quic, http, or nothing.
 func (s NameSource) String() string {
 	switch s {
 	case FromDNS:
@@ -92,6 +95,8 @@ func (s NameSource) String() string {
 		return "tls"
 	case FromQUIC:
 		return "quic"
+	case FromHTTP:
+		return "http"
 	}
 	return ""
 }
@@ -113,6 +118,8 @@ type Flow struct {
 	Name      string     `json:"name,omitempty"`
 	NameFrom  NameSource `json:"name_from,omitempty"`
 	Confirmed bool       `json:"confirmed,omitempty"`
+	// Others are further names that DNS has given the address, while nothing says which one the program means.
+	Others []string `json:"also_named,omitempty"`
 	// Owner is the program and the user of this machine that the flow belongs to.
 	Owner owner.Owner `json:"owner"`
 	// Final says that nothing more will be known. A Decider that is asked twice is asked the second time with Final.
@@ -157,8 +164,9 @@ type Verdict struct {
 	Way   Way  `json:"way"`
 	// Rule names what decided, for logs and lists.
 	Rule string `json:"rule,omitempty"`
-	// Log has the flow be noted in the log.
-	Log bool `json:"-"`
+	// Log has the flow be noted, and LogRule is the name of the rule that wants it so.
+	Log     bool   `json:"-"`
+	LogRule string `json:"-"`
 	// Provisional says that the name of the other end could change this. If it becomes known, or if it is clear that it never will, the
 	// Decider is asked once more, before anything that the program says goes out.
 	//
@@ -186,6 +194,14 @@ type DialFunc func(ctx context.Context, network, address string) (net.Conn, erro
 // Owners find the program and user that a flow belongs to. An *owner.Finder is one.
 type Owners interface {
 	Find(ctx context.Context, f owner.Flow) (owner.Owner, error)
+}
+
+// A Note is a flow that is to be noted, with its final verdict.
+type Note struct {
+	Flow    Flow
+	Verdict Verdict
+	// Skipped is how many there were since the last Note that were not noted, because there were too many.
+	Skipped uint64
 }
 
 // An Info is a flow that goes on.

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,13 +41,17 @@ type Config struct {
 
 	// Owners finds the programs and users of flows. If it is nil, they are not known.
 	Owners Owners
-	// Name returns what DNS has called the host at addr, or "". Confirm reports whether DNS has connected name with addr. Both must not
-	// wait, and nil is the same as knowing nothing.
-	Name    func(addr netip.Addr) string
+	// Names returns what DNS has called the host at addr, the latest name last; the slice becomes the Interceptor's. Confirm reports
+	// whether DNS has connected name with addr. Both must not wait, and nil is the same as knowing nothing.
+	Names   func(addr netip.Addr) []string
 	Confirm func(name string, addr netip.Addr) bool
 
 	// Failed is told of a part that has failed and will not get well. It must not wait, nor call Close. Nil ignores it.
 	Failed func(part health.Part, why health.Reason, err error)
+
+	// Noted gets the flows that are to be noted, a few each second at most. It is called by several goroutines and must not wait. If it
+	// is nil, they go to the Logger.
+	Noted func(Note)
 
 	// MaxFlows is how many flows there may be at a time, those that wait for their destination among them, and MaxPerUser how many of
 	// them of one user; further ones are refused. Zero means 16384, and half of MaxFlows.
@@ -58,11 +63,11 @@ type Config struct {
 	// that keeps itself alive every 30 s, as most do, and a NAT of RFC 4787 section 4.3 behind it outlive a pause.
 	UDPIdle time.Duration
 	// DialTime is how long connecting may take, QueryTime how long a question of DNS, DecideTime how long a decision, OwnerTime how long
-	// finding the owner, and HelloTime how long a program may take from its first byte to the end of its ClientHello, or to its first
+	// finding the owner, and HelloTime how long a program may take from its first byte to the end of its ClientHello or of the head of its HTTP request, or to its first
 	// byte if the flow was not allowed without a name. Zero means 30 s, 5 s, 500 ms, 200 ms and 1 s.
 	DialTime, QueryTime, DecideTime, OwnerTime, HelloTime time.Duration
 
-	// Logger receives the flows that are to be noted, a few each second at most, and what may interest an operator. Nil discards.
+	// Logger receives what may interest an operator. Nil discards.
 	Logger *slog.Logger
 }
 
@@ -442,9 +447,9 @@ func (in *Interceptor) enter(ctx context.Context, f *Flow) (a *active, flowCtx c
 func (in *Interceptor) identify(ctx context.Context, f *Flow) {
 	f.Owner = owner.Unknown
 	other := f.Other().Addr()
-	if in.cfg.Name != nil {
-		if f.Name = in.cfg.Name(other); f.Name != "" {
-			f.NameFrom, f.Confirmed = FromDNS, true
+	if in.cfg.Names != nil {
+		if names := in.cfg.Names(other); len(names) > 0 {
+			f.nameAll(names, FromDNS)
 		}
 	}
 	if in.cfg.Owners == nil || f.Network == "ping" {
@@ -471,8 +476,31 @@ func (in *Interceptor) learn(f *Flow, name string, from NameSource) {
 		return
 	}
 	in.stats.named.Add(1)
-	f.Name, f.NameFrom = name, from
+	known := slices.Clone(f.Others)
+	if f.NameFrom == FromDNS {
+		known = append(known, f.Name)
+	}
+	if !strings.Contains(name, ".") {
+		// Programs say a short name as they were given it, where the resolver of the machine has asked for a longer one.
+		longer := slices.DeleteFunc(slices.Clone(known), func(s string) bool { return !strings.HasPrefix(s, name+".") })
+		if len(longer) > 0 {
+			f.nameAll(append([]string{name}, longer...), from)
+			return
+		}
+	}
+	f.Name, f.NameFrom, f.Others = name, from, nil
 	f.Confirmed = in.cfg.Confirm != nil && in.cfg.Confirm(name, f.Other().Addr())
+	if from == FromHTTP && !f.Confirmed {
+		// A server that is asked over TLS for a name that it does not have refuses mostly. One of HTTP answers as it would by the name that
+		// DNS knows.
+		f.Others = known
+	}
+}
+
+// nameAll notes names that DNS has connected with the other end, the one to go by last.
+func (f *Flow) nameAll(names []string, from NameSource) {
+	last := len(names) - 1
+	f.Name, f.NameFrom, f.Confirmed, f.Others = names[last], from, true, names[:last]
 }
 
 // decide asks the content filter. A filter that fails refuses.
@@ -490,7 +518,11 @@ func (in *Interceptor) decide(ctx context.Context, f *Flow) Verdict {
 		in.stats.refused.Add(1)
 	}
 	if v.Log && in.notes.allow(time.Now()) {
-		in.log.Info("flow", "flow", f, "allow", v.Allow, "way", v.Way.String(), "rule", v.Rule, "not_logged", in.notes.skipped())
+		if skipped := in.notes.skipped(); in.cfg.Noted != nil {
+			in.cfg.Noted(Note{*f, v, skipped})
+		} else {
+			in.log.Info("flow", "flow", f, "allow", v.Allow, "way", v.Way.String(), "rule", v.Rule, "log_rule", v.LogRule, "not_logged", skipped)
+		}
 	}
 	return v
 }

@@ -39,7 +39,7 @@ var errNetwork = errors.New("flow: network is not tcp, udp or ping")
 // Subject returns what the rules of a content filter look at.
 func (f *Flow) Subject() (filter.Subject, error) {
 	s := filter.Subject{
-		UID: f.Owner.UID, User: f.Owner.User, Name: f.Name, Confirmed: f.Confirmed, Addr: f.Other().Addr(), Port: f.Destination.Port(),
+		UID: f.Owner.UID, User: f.Owner.User, Name: f.Name, Confirmed: f.Confirmed, Others: f.Others, Addr: f.Other().Addr(), Port: f.Destination.Port(),
 	}
 	if !f.Owner.Contained {
 		s.Program = f.Owner.Program
@@ -78,7 +78,7 @@ func (j *Judge) Decide(_ context.Context, f *Flow) (Verdict, error) {
 		return Verdict{}, err
 	}
 	m := rules.Match(&s)
-	v.Allow, v.Rule, v.Log = m.Action == filter.Allow, m.Name, m.Log
+	v.Allow, v.Rule, v.Log, v.LogRule = m.Action == filter.Allow, m.Name, m.Log, m.LogName
 	v.Provisional = !f.Final && (m.Provisional || j.Names && v.Allow && !f.Inward)
 	if !v.Provisional {
 		rules.Count(m)

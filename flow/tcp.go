@@ -236,12 +236,15 @@ func (t *tcpFlow) change(ctx context.Context, down <-chan error) chan error {
 // much it has read. The time for a ClientHello counts from its first byte, unless it does already. The end of what the program
 // says is no error, and comes again with the next read.
 func (t *tcpFlow) inspect(buf []byte, counting bool) (n int, err error) {
-	name, state := "", hello.More
+	name, state, from := "", hello.More, FromTLS
 	for state == hello.More && n < len(buf) {
 		k, err := t.program.Read(buf[n:])
 		n += k
 		if k > 0 {
-			name, state = hello.TLS(buf[:n])
+			if name, state = hello.TLS(buf[:n]); state == hello.Other {
+				name, state = hello.HTTP(buf[:n])
+				from = FromHTTP
+			}
 			if !counting {
 				counting = true
 				t.program.SetReadDeadline(time.Now().Add(t.in.cfg.HelloTime))
@@ -255,6 +258,6 @@ func (t *tcpFlow) inspect(buf []byte, counting bool) (n int, err error) {
 		}
 	}
 	t.program.SetReadDeadline(time.Time{})
-	t.in.learn(t.f, name, FromTLS)
+	t.in.learn(t.f, name, from)
 	return n, nil
 }

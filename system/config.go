@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"culvert.example/vpn/flow"
 	"culvert.example/vpn/flow/filter"
 	"culvert.example/vpn/host/resolver"
 	"culvert.example/vpn/split"
@@ -80,6 +81,10 @@ type Config struct {
 	// OnEvent is told of what happens to the machine, one call at a time, from a goroutine of the System. It must
 	// return soon and must not call the System. Nil ignores it; the latest events are in the [Status] as well.
 	OnEvent func(Event)
+
+	// OnFlow is told of the flows that a rule of the Filter has noted, a few each second at most, by several goroutines. It must not wait.
+	// Nil has the Logger get them.
+	OnFlow func(flow.Note)
 
 	// Logger gets what happens, never a secret, a name that is asked for, or a line for each packet. Nil is silent.
 	Logger *slog.Logger

@@ -134,7 +134,7 @@ func (t *tunnel) intercept(current *atomic.Pointer[flow.Side], failed func(healt
 	s := t.s
 	side := t.sw.Side()
 	cfg := flow.Config{
-		Device: side, Decider: t.judge, Tunnel: t.stack.DialContext, Direct: s.dialDirect, Ping: t.ping, Failed: failed, DecideTime: decideTime, Logger: s.log,
+		Device: side, Decider: t.judge, Tunnel: t.stack.DialContext, Direct: s.dialDirect, Ping: t.ping, Failed: failed, DecideTime: decideTime, Noted: s.cfg.OnFlow, Logger: s.log,
 	}
 	if s.interpose != nil {
 		cfg.Decider = s.interpose(t.judge)
@@ -143,7 +143,7 @@ func (t *tunnel) intercept(current *atomic.Pointer[flow.Side], failed func(healt
 		cfg.Owners = t.owners
 	}
 	if t.names != nil {
-		cfg.Name, cfg.Confirm = t.names.seen.name, t.names.seen.confirm
+		cfg.Names, cfg.Confirm = t.names.seen.known, t.names.seen.confirm
 		if server := t.names.server; server != nil {
 			cfg.DNS = func(ctx context.Context, _ *flow.Flow, query []byte) ([]byte, error) {
 				return server.Exchange(ctx, query)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -65,7 +66,7 @@ func openNames(ctx context.Context, t *tunnel) (*names, error) {
 		return nil, fmt.Errorf("system: %w", err)
 	}
 	if !s.cfg.DNS.NoProxy {
-		n.server, err = dns.NewServer(dns.ServerConfig{OnAnswer: n.answered, QueryLog: s.cfg.DNS.QueryLog, Logger: s.log})
+		n.server, err = dns.NewServer(dns.ServerConfig{OnAnswer: n.answered, OnCached: n.reused, QueryLog: s.cfg.DNS.QueryLog, Logger: s.log})
 		if err != nil {
 			return nil, fmt.Errorf("system: %w", err)
 		}
@@ -279,29 +280,49 @@ func (n *names) resolverConfig() (resolver.Config, bool) {
 // answered takes in what names mean, before the programs that asked for them are told.
 func (n *names) answered(a dns.Answer) {
 	now := time.Now()
-	n.seen.add(a.Names[0], a.Addrs)
+	n.remember(now, a)
 	if n.t.router.Learn(now, a.Names[0], a.Addrs, a.TTL) {
 		n.t.settle(learnTime)
 	}
 }
 
+// reused takes in what a name means that is known already.
+func (n *names) reused(a dns.Answer) { n.remember(time.Now(), a) }
+
+// remember notes the name that was asked for, and the one that the search domains have made of a short one.
+func (n *names) remember(now time.Time, a dns.Answer) {
+	if len(a.Names) > 1 && strings.HasPrefix(a.Names[1], a.Names[0]+".") {
+		n.seen.add(now, a.Names[1], a.Addrs, a.TTL)
+	}
+	n.seen.add(now, a.Names[0], a.Addrs, a.TTL)
+}
+
 const (
 	// maxSeen is how many addresses are remembered with their names, and maxNames how many names of each.
-	maxSeen, maxNames = 1 << 14, 8
+	maxSeen, maxNames = 1 << 14, 32
+	// seenTime is how long a name of several is remembered at least, since programs keep addresses for longer than they may.
+	seenTime = 10 * time.Minute
 )
 
 // A memory knows which names an answer of DNS has given an address. The zero memory is usable.
 type memory struct {
 	mu    sync.Mutex
-	names map[netip.Addr][]string // the latest at the end
-	order []netip.Addr            // as they came
+	names map[netip.Addr][]sighting // the latest at the end
+	order []netip.Addr              // as they came
 }
 
-func (m *memory) add(name string, addrs []netip.Addr) {
+// A sighting is a name that an answer gave an address.
+type sighting struct {
+	name    string
+	expires time.Time
+}
+
+func (m *memory) add(now time.Time, name string, addrs []netip.Addr, ttl time.Duration) {
+	expires := now.Add(max(ttl, seenTime))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.names == nil {
-		m.names = make(map[netip.Addr][]string)
+		m.names = make(map[netip.Addr][]sighting)
 	}
 	for _, a := range addrs {
 		a = a.Unmap()
@@ -313,24 +334,34 @@ func (m *memory) add(name string, addrs []netip.Addr) {
 			}
 			m.order = append(m.order, a)
 		}
-		known = slices.DeleteFunc(slices.Clone(known), func(o string) bool { return o == name })
-		m.names[a] = append(known[max(0, len(known)-maxNames+1):], name)
+		until := expires
+		known = slices.DeleteFunc(known, func(o sighting) bool {
+			if o.name == name && o.expires.After(until) {
+				until = o.expires
+			}
+			return o.name == name || o.expires.Before(now)
+		})
+		if len(known) == maxNames {
+			known = slices.Delete(known, 0, 1)
+		}
+		m.names[a] = append(known, sighting{name, until})
 	}
 }
 
-// name returns the name that an address was last given.
-func (m *memory) name(a netip.Addr) string {
+// known returns the names that an address was given, the latest last. That one is never forgotten for its age alone.
+func (m *memory) known(a netip.Addr) []string {
+	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if list := m.names[a.Unmap()]; len(list) > 0 {
-		return list[len(list)-1]
+	list := m.names[a.Unmap()]
+	names := make([]string, 0, len(list))
+	for i, s := range list {
+		if i == len(list)-1 || !s.expires.Before(now) {
+			names = append(names, s.name)
+		}
 	}
-	return ""
+	return names
 }
 
 // confirm reports whether an address was given a name.
-func (m *memory) confirm(name string, a netip.Addr) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return slices.Contains(m.names[a.Unmap()], name)
-}
+func (m *memory) confirm(name string, a netip.Addr) bool { return slices.Contains(m.known(a), name) }

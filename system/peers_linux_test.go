@@ -5,6 +5,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"culvert.example/vpn/dns"
 )
 
 const sockets = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
@@ -36,18 +39,42 @@ func FuzzParsePeers(f *testing.F) {
 func TestMemory(t *testing.T) {
 	var m memory
 	a, b := netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("203.0.113.2")
-	m.add("one.example", []netip.Addr{a, b})
-	m.add("two.example", []netip.Addr{a})
-	if m.name(a) != "two.example" || m.name(b) != "one.example" || !m.confirm("one.example", a) || m.confirm("two.example", b) {
+	now := time.Now()
+	m.add(now, "one.example", []netip.Addr{a, b}, 0)
+	m.add(now, "two.example", []netip.Addr{a}, 0)
+	is := func(a netip.Addr, want string) {
+		t.Helper()
+		if got := strings.Join(m.known(a), " "); got != want {
+			t.Errorf("%v is %q, want %q", a, got, want)
+		}
+	}
+	is(a, "one.example two.example")
+	is(b, "one.example")
+	if !m.confirm("one.example", a) || m.confirm("two.example", b) {
 		t.Errorf("%v", m.names)
 	}
+	// The name that was asked for last is the last one, and all but that one expire.
+	m.add(now, "one.example", []netip.Addr{a}, 0)
+	is(a, "two.example one.example")
+	m.add(now.Add(-2*seenTime), "old.example", []netip.Addr{a, b}, 0)
+	is(a, "two.example one.example old.example")
+	is(b, "one.example old.example")
+	m.add(now, "two.example", []netip.Addr{a}, 0)
+	is(a, "one.example two.example")
+
+	// What the search domains make of a short name is a name of the address, too.
+	var n names
+	n.reused(dns.Answer{Names: []string{"git", "git.corp.example", "cdn.example"}, Addrs: []netip.Addr{a}})
+	if got := n.seen.known(a); !slices.Equal(got, []string{"git.corp.example", "git"}) {
+		t.Errorf("a short name: %q", got)
+	}
 	for i := range maxSeen + 10 {
-		m.add("many.example", []netip.Addr{netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})})
+		m.add(now, "many.example", []netip.Addr{netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})}, 0)
 	}
 	for i := range 2 * maxNames {
-		m.add(strings.Repeat("x", i+1), []netip.Addr{b})
+		m.add(now, strings.Repeat("x", i+1), []netip.Addr{b}, 0)
 	}
-	if len(m.names) > maxSeen || len(m.order) > maxSeen || m.name(a) != "" || len(m.names[b]) > maxNames {
+	if len(m.names) > maxSeen || len(m.order) > maxSeen || len(m.known(a)) > 0 || len(m.names[b]) > maxNames {
 		t.Errorf("it remembers %d addresses", len(m.names))
 	}
 }

@@ -118,6 +118,8 @@ type FirewallStatus struct {
 	OnFailure string `json:"on_failure,omitempty"`
 	// Locked says that the user may not lift it.
 	Locked bool `json:"locked,omitempty"`
+	// Gateways are all that passes to the gateway while the tunnel is up, such as 192.0.2.1:443/tcp, if not everything does.
+	Gateways []string `json:"gateways,omitempty"`
 	// PortalUntil is when the window for a captive portal closes, if one is open.
 	PortalUntil time.Time `json:"portal_until,omitzero"`
 	// Counters count what passed and what did not.
@@ -274,6 +276,7 @@ func (s *System) firewallStatus() FirewallStatus {
 	switch {
 	case s.inForce != nil && s.tunnel != nil:
 		f.Mode, f.Reason = FirewallTunnel, "a tunnel is in use"
+		f.Gateways = endpoints(s.inForce)
 	case s.inForce != nil:
 		f.Mode, f.Reason = FirewallClosed, "there is no tunnel"
 	case s.lifted && s.policy == Waived:
@@ -284,6 +287,21 @@ func (s *System) firewallStatus() FirewallStatus {
 		f.Mode, f.Reason = FirewallLifted, "there is no tunnel, and it opens on failure"
 	}
 	return f
+}
+
+// endpoints returns those of gateways at which nothing else passes.
+func endpoints(w *firewall.Config) (list []string) {
+	for _, e := range w.Gateways {
+		if slices.ContainsFunc(slices.Concat(w.Hosts, w.LAN), func(p netip.Prefix) bool { return p.Contains(e.Addr.Addr()) }) {
+			continue
+		}
+		for _, network := range []string{"tcp", "udp"} {
+			if e.Network == "" || e.Network == network {
+				list = append(list, e.Addr.String()+"/"+network)
+			}
+		}
+	}
+	return list
 }
 
 // count fills in the counters.

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"culvert.example/vpn/host"
+	"culvert.example/vpn/policy/decision"
 )
 
 // A notRunningError says that no client runs that this user may ask, and whether one has left changes.
@@ -41,6 +42,17 @@ func (e *notRunningError) Error() string {
 
 // Unwrap returns errNotRunning.
 func (e *notRunningError) Unwrap() error { return errNotRunning }
+
+// answer says what becomes of flows by what the client has left, nil if nothing keeps them from passing.
+func (e *notRunningError) answer() func(decision.Query) decision.Answer {
+	if !e.walled {
+		return nil
+	}
+	return func(decision.Query) decision.Answer {
+		return only(decision.Nowhere, decision.Step{Document: e.journal, Setting: "kill switch",
+			Says: "a culvert connect has ended without undoing it, so it blocks the network of this machine (unless it was --always-on open) until: culvert repair"})
+	}
+}
 
 // absence says what there is where no client runs.
 func (w *whereFlags) absence() (*notRunningError, error) {

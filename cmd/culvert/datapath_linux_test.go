@@ -18,7 +18,7 @@ import (
 func TestDataPath(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, taste{lines: splitLines})
-	rules := "default = 'allow'\n[[rules]]\nname = 'no telnet'\naction = 'block'\nports = ['23']\n"
+	rules := "default = 'allow'\n[[rules]]\nname = 'seen'\naction = 'log'\n[[rules]]\nname = 'no telnet'\naction = 'block'\nports = ['23']\n"
 	m.write("/etc/rules.toml", rules)
 	p := m.start("pass\n", m.connectArgs("--data-path", "flow", "--filter", "/etc/rules.toml")...)
 	var told int
@@ -28,6 +28,9 @@ func TestDataPath(t *testing.T) {
 	}
 	m.eventually(5*time.Second, "the flow path is confirmed", func() bool { return m.culvert("data-path", "confirm", "flow").code == exitOK })
 	m.splitsOnFlowPath()
+	p.wait(new(int), "a flow is noted", func(e event) bool {
+		return e.Event == "flow" && e.Rule == "seen" && e.Decided == "default" && e.Action == "allow" && e.Program != "" && e.User != "" && e.Target != ""
+	})
 	session := m.session()
 	if got := m.culvert("status"); !strings.Contains(got.out, "each is judged by this as it begins\n") || !regexp.MustCompile(`(?m)^In tunnel .*192\.168\.77\.0/24`).MatchString(got.out) {
 		t.Errorf("status: %+v", got)

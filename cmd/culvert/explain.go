@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"culvert.example/vpn/flow/filter"
@@ -106,6 +108,28 @@ func (v machineView) killSwitch(now system.FirewallStatus, q decision.Query) dec
 	return only(decision.Nowhere, step)
 }
 
+// gateway says what the kill switch keeps from the gateway while the tunnel is up: all but what the tunnel itself takes. It reports false
+// if the flow passes.
+func (v machineView) gateway(addr netip.Addr, q decision.Query) (s decision.Step, shut bool) {
+	now := v.sys.Status().Firewall
+	if !addr.IsValid() {
+		addr = q.Addr
+	}
+	if now.Mode != system.FirewallTunnel || q.Port == 0 && q.Network != "ping" {
+		return s, false
+	}
+	at := strings.TrimSuffix(netip.AddrPortFrom(addr, 0).String(), "0")
+	ours := slices.DeleteFunc(slices.Clone(now.Gateways), func(e string) bool { return !strings.HasPrefix(e, at) })
+	if len(ours) == 0 || slices.Contains(ours, netip.AddrPortFrom(addr, q.Port).String()+"/"+q.Network) {
+		return s, false
+	}
+	s = decision.Step{Setting: "kill switch", Says: "it lets nothing else pass to the gateway than " + strings.Join(ours, ", ")}
+	if !v.demanded {
+		s.Document, s.Setting = v.said("always-on"), "--always-on"
+	}
+	return s, true
+}
+
 // route says which way a flow goes while the tunnel is up. The first address of a name decides, since programs try it first.
 func (v machineView) route(q decision.Query) decision.Answer {
 	host := q.Host
@@ -137,6 +161,12 @@ func (v machineView) route(q decision.Query) decision.Answer {
 		}
 		if _, err := netip.ParseAddr(host); err != nil && r.Addr.IsValid() {
 			s.Says = fmt.Sprintf("%v: %s", r.Addr, r.Rule)
+		}
+		if i == len(routes)-1 && a.Outcome == decision.Direct {
+			if shut, ok := v.gateway(r.Addr, q); ok {
+				s.Says += ", direct"
+				a.Steps, a.Outcome, s = append(a.Steps, s), decision.Nowhere, shut
+			}
 		}
 		if i == len(routes)-1 {
 			s.Effect = a.Outcome

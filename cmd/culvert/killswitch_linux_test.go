@@ -84,6 +84,10 @@ func TestKillSwitch(t *testing.T) {
 		!strings.Contains(got.out, ": tunnel\n") || !strings.Contains(got.out, "whenever the tunnel is down: nowhere\n") || !strings.Contains(got.out, "--always-on = closed (command line): ") {
 		t.Errorf("explain: %+v", got)
 	}
+	gatewayHost, _, _ := net.SplitHostPort(strings.TrimPrefix(m.server.URL, "https://"))
+	if got := m.culvert("policy", "explain", "--protocol", "udp", gatewayHost+":53"); got.code != exitFailed || !strings.Contains(got.out, "it lets nothing else pass to the gateway than ") {
+		t.Errorf("explain of the gateway: %+v", got)
+	}
 	// Whoever is not root is told what to do.
 	for _, args := range [][]string{{"status"}, {"disconnect"}, {"data-path", "confirm"}} {
 		got := m.runAs("", "setpriv", append([]string{"--reuid", "65534", "--regid", "65534", "--clear-groups", "--", self(t)}, args...)...)
@@ -133,6 +137,9 @@ func TestKillSwitch(t *testing.T) {
 	}
 	if got := m.culvert("status", "--json"); !strings.Contains(got.out, `"blocked":true`) {
 		t.Errorf("status --json after a crash: %+v", got)
+	}
+	if got := m.culvert("policy", "explain", somebody); got.code != exitFailed || !strings.Contains(got.out, ": nowhere\n") || !strings.Contains(got.out, "until: culvert repair => nowhere") {
+		t.Errorf("explain after a crash: %+v", got)
 	}
 	m.arp()
 	m.tight("after a crash")

@@ -72,6 +72,9 @@ func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, a
 			tellMachine(r, e)
 		}
 	}
+	var told func()
+	scfg.OnFlow, told = tellFlows(r)
+	defer told()
 	// Nothing of the machine is changed for somebody who may not connect. A service that upholds Always-On acts for nobody, and what
 	// that keeps closed is not open because a tunnel may not come up yet.
 	keeper := newDoorkeeper(c.plan, scfg.User, scfg.Logger)

@@ -26,6 +26,7 @@ import (
 	"culvert.example/vpn/flow/health"
 	"culvert.example/vpn/host"
 	"culvert.example/vpn/host/firewall"
+	"culvert.example/vpn/policy/decision"
 	"culvert.example/vpn/system"
 )
 
@@ -428,6 +429,14 @@ func TestNotRunning(t *testing.T) {
 	} {
 		if !strings.Contains(e.Error(), what) {
 			t.Errorf("%s, want %s", e, what)
+		}
+		if left := e.answer(); (left != nil) != e.walled {
+			t.Errorf("%s: it says something of flows: %v", e, left != nil)
+		} else if left != nil {
+			v := decision.Judge(decision.Inputs{Down: true, Left: left}, decision.Query{Host: "x.example"})
+			if text := v.String(); v.Outcome != decision.Nowhere || !strings.Contains(text, "blocks the network of this machine") || !strings.Contains(text, "until: culvert repair => nowhere") {
+				t.Errorf("%s", text)
+			}
 		}
 	}
 }

@@ -233,6 +233,7 @@ func (m *machineFlags) systemConfig(a *app) (system.Config, error) {
 	if cfg.Filter, err = readFilter(m.filterFile); err != nil {
 		return fail(err)
 	}
+	warnUsers(a.reporter(), m.filterFile, cfg.Filter)
 	if cfg.Configurator, err = m.configurator(a); err != nil {
 		return fail(err)
 	}

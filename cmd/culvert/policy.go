@@ -128,7 +128,8 @@ func (a *app) policyExplain() *cobra.Command {
 		Long: `Explain tells what becomes of a connection to a host and names the settings and rules that were asked, in their order; the last one
 decided. Then it tells the same for when the tunnel is down, by Always-On or the kill switch. If a "culvert connect" runs, it is
 asked, since it knows the routes of the gateway, the network, who is logged on, and whether the content filter is in force.
-Otherwise, and with --offline, the documents of this machine alone are asked, or those that are named.
+Otherwise the documents of this machine are asked, and whether a client that was killed has left a closed kill switch; with --offline the
+documents alone, or those that are named.
 
 The exit status is 1 if the connection is refused.
 
@@ -193,6 +194,9 @@ func (e *explainFlags) target(s string) error {
 
 // explain asks a culvert connect that runs, or the documents.
 func (a *app) explain(ctx context.Context, e *explainFlags) (decision.Verdict, error) {
+	if e.query.User != "" && unknownUser(e.query.User) {
+		a.reporter().warn("--user: this machine has no user %s; the answer is for somebody whom no rule names by number", oneLine(e.query.User))
+	}
 	d := &e.documents
 	named := d.profileFile != "" || d.localFile != "" || d.root != "" || e.gateway != "" || e.filter != ""
 	if named && (e.control != "" || e.netns != "") {
@@ -213,12 +217,22 @@ func (a *app) explain(ctx context.Context, e *explainFlags) (decision.Verdict, e
 			return decision.Verdict{}, fmt.Errorf("a culvert connect cannot be asked (--offline asks the documents alone): %w", err)
 		}
 	}
+	var left func(decision.Query) decision.Answer
+	if !e.offline && !named {
+		none, err := (&whereFlags{}).absence()
+		if err != nil {
+			return decision.Verdict{}, err
+		}
+		if left = none.answer(); none.unknown {
+			a.reporter().warn("whether a culvert connect has left a closed kill switch is for root to see; without one:")
+		}
+	}
 	d.machine, d.lenient = true, true
 	p, err := a.documents(d, e.gateway)
 	if p == nil {
 		return decision.Verdict{}, err
 	}
-	in := decision.Inputs{Plan: p}
+	in := decision.Inputs{Plan: p, Down: left != nil, Left: left}
 	if e.filter != "" {
 		cfg, err := readFilter(e.filter)
 		if err != nil {
@@ -228,6 +242,7 @@ func (a *app) explain(ctx context.Context, e *explainFlags) (decision.Verdict, e
 		if err != nil {
 			return decision.Verdict{}, asUsage(err)
 		}
+		warnUsers(a.reporter(), e.filter, cfg)
 		in.Filter = filterAnswer(rules, e.filter)
 	}
 	return decision.Judge(in, e.query), nil
@@ -258,10 +273,8 @@ func printVerdict(w io.Writer, v decision.Verdict) error {
 // filterAnswer makes the rules of the content filter speak to the decider. The file is for messages and may be "".
 func filterAnswer(rules *filter.Rules, file string) func(decision.Query) decision.Answer {
 	return func(q decision.Query) decision.Answer {
-		s := filter.Subject{UID: -1, User: q.User, Program: q.Program, Addr: q.Addr, Port: q.Port}
-		if uid, err := strconv.Atoi(q.User); err == nil {
-			s.UID = uid
-		}
+		s := filter.Subject{Program: q.Program, Addr: q.Addr, Port: q.Port}
+		s.UID, s.User = identity(q.User)
 		if _, err := netip.ParseAddr(q.Host); err != nil {
 			s.Name = strings.ToLower(q.Host)
 		}

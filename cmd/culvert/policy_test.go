@@ -109,6 +109,7 @@ action = "block"
 names = ["pay.corp.example"]
 users = ["guest"]
 `)
+	known := put(t, dir, "known.toml", "[[rules]]\nname = \"payroll\"\naction = \"block\"\nusers = [\"root\", \"4711\"]\n")
 	root := filepath.Join(dir, "root")
 	put(t, root, "opt/cisco/secureclient/vpn/profile/corp.xml", profileXML)
 	none := "--document-root " + filepath.Join(dir, "none")
@@ -142,7 +143,10 @@ users = ["guest"]
 		{"policy explain x.example " + none, exitOK, `(?s): allow\n.*\nwhenever the tunnel is down: direct\n  1\. AlwaysOn = false .*=> direct`, "^$"},
 		{"policy explain x.example --profile " + corp + " --local-policy " + fips, exitOK, ": allow", "^$"},
 		{"policy explain pay.corp.example --user guest --filter " + rules, exitFailed, `(?s): block.*payroll = block \(flow rules \S*rules\.toml\): the flow is blocked => block`, `payroll \(flow rules`},
-		{"policy explain pay.corp.example --user anna --filter " + rules, exitOK, `(?s): allow.*payroll = block \(flow rules \S*rules\.toml\): it does not match.*default = allow`, "^$"},
+		{"policy explain pay.corp.example --user anna --filter " + rules, exitOK, `(?s): allow.*payroll = block \(flow rules \S*rules\.toml\): it does not match.*default = allow`,
+			`(?s)--user: this machine has no user anna;.*rule "payroll": users: this machine has no user "guest"`},
+		{"policy explain pay.corp.example --user root --filter " + known, exitFailed, `payroll = block`, `^[^\n]*payroll \(flow rules[^\n]*\n$`},
+		{"policy explain pay.corp.example --user 0 --filter " + known, exitFailed, `payroll = block`, `^[^\n]*payroll \(flow rules[^\n]*\n$`},
 		{"policy explain 127.0.0.1 " + none, exitOK, `: direct\n  1\. it never leaves this machine => direct`, "^$"},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
@@ -283,6 +287,36 @@ func TestExplainRunning(t *testing.T) {
 		printVerdict(&out, explain(t.Context(), decision.Query{Host: tt.host}))
 		if !regexp.MustCompile(tt.out).MatchString(out.String()) {
 			t.Errorf("%s: %s, want %s", tt.name, out.String(), tt.out)
+		}
+	}
+
+	// With the tunnel up, the gateway's ports alone pass the kill switch.
+	m.routes["192.0.2.1"] = []system.Route{route(split.Direct, "address of the gateway 192.0.2.1", split.FromLease, "192.0.2.1")}
+	up := system.Status{Attached: true, Firewall: system.FirewallStatus{Mode: system.FirewallTunnel, Gateways: []string{"192.0.2.1:443/tcp", "192.0.2.1:443/udp", "192.0.2.10:1/tcp"}}}
+	up.DataPath.Path = health.Packet
+	view.wanted = &system.KillSwitch{}
+	for _, tt := range []struct {
+		network string
+		port    uint16
+		mode    string
+		out     string
+	}{
+		{"udp", 53, system.FirewallTunnel, `(?s): nowhere\n.*address of the gateway 192\.0\.2\.1, direct\n.*--always-on \(command line\): it lets nothing else pass to the gateway than 192\.0\.2\.1:443/tcp, 192\.0\.2\.1:443/udp => nowhere\n`},
+		{"ping", 0, system.FirewallTunnel, `: nowhere\n`},
+		{"udp", 443, system.FirewallTunnel, `: direct\n`},
+		{"tcp", 443, system.FirewallTunnel, `: direct\n`},
+		{"udp", 53, system.FirewallLifted, `: direct\n`},
+	} {
+		up.Firewall.Mode = tt.mode
+		view.sys = &explainedMachine{m.routes, up}
+		explain, err := view.explainer(nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		printVerdict(&out, explain(t.Context(), decision.Query{Host: "192.0.2.1", Addr: netip.MustParseAddr("192.0.2.1"), Port: tt.port, Network: tt.network}))
+		if !regexp.MustCompile(tt.out).MatchString(out.String()) {
+			t.Errorf("%s %d while %s: %s, want %s", tt.network, tt.port, tt.mode, out.String(), tt.out)
 		}
 	}
 

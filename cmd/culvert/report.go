@@ -17,7 +17,7 @@ import (
 // An event is a line of --json. Fields that do not apply are left out.
 type event struct {
 	Time time.Time `json:"time"`
-	// Event is what this is about: tunnel, system, listen, forward, session, message or error.
+	// Event is what this is about: tunnel, system, listen, forward, flow, session, message or error.
 	Event string `json:"event"`
 	// State is connecting, connected, reconnecting, paused or closed for a tunnel, connected or closed for the system that uses it, listening
 	// for a listener, listening or failed for a forward, and login, connected, disconnected or closed for a session.
@@ -27,8 +27,19 @@ type event struct {
 	// Address is the first inner address of a tunnel or session, or where a listener or forward listens.
 	Address   string       `json:"address,omitempty"`
 	Addresses []netip.Addr `json:"addresses,omitempty"`
-	// Target is the host and port that a forward leads to.
+	// Target is the host and port that a forward or flow leads to.
 	Target string `json:"target,omitempty"`
+
+	// Rule is the rule of the content filter that has noted a flow, and Decided the one that decided about it. Name is what the other end is
+	// called. User and Program are whose flow it is, Action is allow or block, and Skipped is how many flows before it were not told of
+	// because there were too many.
+	Rule     string `json:"rule,omitempty"`
+	Decided  string `json:"decided,omitempty"`
+	Name     string `json:"name,omitempty"`
+	Protocol string `json:"protocol,omitempty"`
+	Program  string `json:"program,omitempty"`
+	Action   string `json:"action,omitempty"`
+	Skipped  uint64 `json:"skipped,omitempty"`
 
 	// Kind is what has happened to the machine, such as routes, resolver or firewall, and Healed says that it was repaired.
 	Kind   string `json:"kind,omitempty"`

@@ -46,7 +46,13 @@ func (e Explanation) String() string {
 
 // Explain tells what Match says of s, and why. It is slow: it asks the rules one by one.
 func (r *Rules) Explain(s *Subject) Explanation {
-	e := Explanation{Verdict: r.Match(s)}
+	v, name := r.judge(s)
+	e := Explanation{Verdict: v}
+	one := *s
+	if one.Others = nil; name != s.Name {
+		one.Name, one.Confirmed = name, true
+	}
+	s = &one
 	for i := range r.rules {
 		d := &r.rules[i]
 		step := Step{Rule: i, Name: d.Name, Action: d.Action}

@@ -182,6 +182,9 @@ type Subject struct {
 	// DNS has connected it with Addr.
 	Name      string
 	Confirmed bool
+	// Others are further names that the other end may go by, because DNS has given them Addr too and nothing says which one is meant.
+	// A rule with names that blocks one of them blocks the flow, and one that logs one of them logs it.
+	Others []string
 	// Addr is the address of the other end.
 	Addr netip.Addr
 	// Port is the port that the flow goes to: of the other end of a flow out, and of this machine for a flow in.

@@ -299,3 +299,33 @@ func TestStrings(t *testing.T) {
 		t.Error("action(7) has a text")
 	}
 }
+
+// TestOthers: a rule that blocks any of the names blocks, whichever rule the first name meets; nothing else looks at the others.
+func TestOthers(t *testing.T) {
+	r, err := Compile(Config{Default: Allow, Rules: []Rule{
+		{Name: "hr", Action: Allow, Names: []string{"hr.corp.example"}},
+		{Name: "seen", Action: Log, Names: []string{"wiki.corp.example"}},
+		{Name: "corp", Action: Block, Names: []string{"corp.example"}, Confirmed: true},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name   string
+		others []string
+		want   Verdict
+	}{
+		{"hr.corp.example", nil, Verdict{Action: Allow, Rule: 0, Name: "hr", Provisional: true}},
+		{"hr.corp.example", []string{"x.example", "pay.corp.example"}, Verdict{Action: Block, Rule: 2, Name: "corp", Provisional: true}},
+		{"x.example", []string{"hr.corp.example"}, Verdict{Action: Allow, Rule: -1, Name: "default", Provisional: true}},
+		{"x.example", []string{"wiki.corp.example"}, Verdict{Action: Block, Rule: 2, Name: "corp", Log: true, LogName: "seen", Provisional: true}},
+	} {
+		s := Subject{UID: -1, Name: tt.name, Others: tt.others, Confirmed: true, Addr: addr("10.2.0.1"), Port: 80}
+		if got := r.Match(&s); got != tt.want {
+			t.Errorf("%s and %q: %+v, want %+v", tt.name, tt.others, got, tt.want)
+		}
+		if x := r.Explain(&s); x.Verdict != tt.want || tt.want.Rule >= 0 && !x.Steps[len(x.Steps)-1].Matched {
+			t.Errorf("%s and %q: %+v", tt.name, tt.others, x)
+		}
+	}
+}

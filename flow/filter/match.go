@@ -28,6 +28,31 @@ func (s set) and(other set) {
 
 // Match says what the rules say of s. It counts nothing.
 func (r *Rules) Match(s *Subject) Verdict {
+	v, _ := r.judge(s)
+	return v
+}
+
+// judge is Match, and returns the name by which s was judged.
+func (r *Rules) judge(s *Subject) (v Verdict, name string) {
+	v, name = r.match(s), s.Name
+	for _, other := range s.Others {
+		one := *s
+		one.Name, one.Confirmed, one.Others = other, true, nil
+		o := r.match(&one)
+		if o.Action == Block && o.Rule >= 0 && len(r.rules[o.Rule].Names) > 0 && v.Action != Block {
+			o.Provisional = o.Provisional || v.Provisional
+			v, o, name = o, v, other
+		}
+		v.Provisional = v.Provisional || o.Provisional
+		if !v.Log && o.Log && o.LogName != defaultName {
+			v.Log, v.LogName = true, o.LogName
+		}
+	}
+	return v, name
+}
+
+// match is Match for the first name of s alone.
+func (r *Rules) match(s *Subject) Verdict {
 	var accMem, altMem, prefixMem words
 	acc, alt, byPrefix := set(accMem[:r.words]), set(altMem[:r.words]), set(prefixMem[:r.words])
 	if int(s.Protocol) >= protocols || int(s.Direction) >= directions {

@@ -119,6 +119,9 @@ type Inputs struct {
 	// KillSwitch says what becomes of a flow while there is no tunnel by a kill switch that no document demands: Direct or Nowhere. It is
 	// asked where the documents keep nothing from passing. Nil means that there is none.
 	KillSwitch func(Query) Answer
+	// Left says what becomes of all flows by a kill switch that a dead client has left, whatever the documents say now. Nil means that there
+	// is none.
+	Left func(Query) Answer
 	// Filter are the rules about flows, nil for none. An Outcome other than Block leaves it to the Route.
 	Filter func(Query) Answer
 	// FilterOff says that the rules about flows are not in force, so that they do not decide, and FilterWhy why they are or are not. Empty

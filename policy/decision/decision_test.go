@@ -308,6 +308,8 @@ func TestDown(t *testing.T) {
 		{"kill switch that lets it pass", Inputs{KillSwitch: wall(Direct)}, Query{Host: "x.example"}, Allow, Direct, "AlwaysOn > --always-on"},
 		{"kill switch that opens no more than Always-On", Inputs{Plan: opens, Route: way(Tunnel), KillSwitch: wall(Nowhere)}, Query{Host: "x.example"}, Tunnel, Nowhere, "AlwaysOn > --always-on"},
 		{"kill switch that says nonsense", Inputs{Plan: plain, KillSwitch: wall("perhaps")}, Query{Host: "x.example"}, Allow, Nowhere, "AlwaysOn > --always-on > kill switch"},
+		{"left by a dead client", Inputs{Plan: on, Down: true, Left: wall(Nowhere), Route: way(Tunnel)}, Query{Host: "updates.example"}, Nowhere, "",
+			"local policy > HostEntry > tunnel > --always-on"},
 		{"blocked by a rule", Inputs{Plan: plain, Filter: blocks("x.example"), KillSwitch: wall(Nowhere)}, Query{Host: "x.example"}, Block, Nowhere, "AlwaysOn > --always-on"},
 		{"loopback", Inputs{Plan: on}, Query{Host: "localhost"}, Direct, "", ""},
 		{"no tunnel now", Inputs{Plan: plain, Down: true, Route: way(Tunnel), KillSwitch: wall(Nowhere)}, Query{Host: "x.example"}, Nowhere, "",

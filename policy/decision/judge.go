@@ -174,6 +174,11 @@ func (j *judge) whyDown(n network.Status) {
 
 // without says what becomes of a flow while there is no tunnel. Refused says that there may be none.
 func (j *judge) without(refused bool) Outcome {
+	if j.in.Left != nil {
+		a := j.in.Left(j.query)
+		j.take(a)
+		return j.decided(a.Outcome, "kill switch")
+	}
 	firewall, known := j.firewall()
 	if !known || firewall.Mode != network.Closed {
 		if j.in.KillSwitch == nil {
