@@ -58,7 +58,7 @@ var arrows = map[string]string{
 	"examples/http":       ". gateway/gatewaytest transport transport/login",
 	"examples/socks":      ". gateway/gatewaytest proxy transport/login",
 	"examples/gateway":    "gateway",
-	"examples/tray": ". flow/owner gateway gateway/gatewaytest host/certificates policy/certificate policy/local policy/preferences " +
+	"examples/tray": ". flow/owner gateway gateway/gatewaytest host/certificates policy/certificate policy/local policy/plan policy/preferences " +
 		"policy/profile proxy transport/login transport/login/terminal",
 	"examples/pkcs11":          ". transport transport/login",
 	"bench":                    "",
