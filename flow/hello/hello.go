@@ -2,12 +2,13 @@
 //
 // A TLS client says whom it wants to talk to in its first message, the ClientHello (RFC 8446 section 4.1.2), in clear text: the
 // server name indication of RFC 6066 section 3. Over TCP the message begins the stream; over QUIC it is in the first datagrams,
-// under a key that everybody can compute (RFC 9001 section 5.2). [TLS] and [QUIC] read it from there.
+// under a key that everybody can compute (RFC 9001 section 5.2). [TLS] and [QUIC] read it from there, and [HTTP] from the Host field of an
+// HTTP/1 request, which is in clear text as well.
 //
 // The name is a claim of the client and nothing more. With Encrypted Client Hello it is that of the provider in front of the
 // server, and a client may leave it out.
 //
-// Both parsers take in at most [MaxSize] bytes, whatever the client sends, and work on bytes alone: they know no connection and no
+// The parsers take in at most [MaxSize] bytes, whatever the client sends, and work on bytes alone: they know no connection and no
 // clock.
 package hello
 
