@@ -150,7 +150,7 @@ func (n *names) configure(ctx context.Context, lease *transport.Lease) error {
 	only := c.DNS.TunnelAll || lease.TunnelAllDNS
 	inside := lease.DNS[:min(len(lease.DNS), maxInside)]
 	domains := slices.Concat(lease.SplitDNS, lease.SearchDomains, lease.DynamicInclude, c.User.DynamicInclude, c.DNS.Domains)
-	all := only || len(inside) > 0 && len(lease.SplitDNS) == 0
+	all := only || len(inside) > 0 && (len(lease.SplitDNS) == 0 || closed && isWhole(lease))
 	reverse := reverseZones(slices.Concat(lease.Include, c.User.Include, lease.Addresses))
 	var leaves bool
 	if n.server != nil {
@@ -174,6 +174,13 @@ func (n *names) configure(ctx context.Context, lease *transport.Lease) error {
 	}
 	n.needed = len(inside) > 0 || only || n.server != nil && c.dynamic(lease) || len(n.upstreams) > 0
 	return nil
+}
+
+// isWhole reports whether the gateway takes all that has no rule, of IPv4 if the tunnel has that. Behind a kill switch all names are
+// asked for inside then, whatever the gateway's list of domains says: no other way is open, and their addresses can be reached.
+func isWhole(lease *transport.Lease) bool {
+	is6 := !hasFamily(lease.Addresses, false)
+	return !slices.ContainsFunc(lease.Include, func(p netip.Prefix) bool { return p.Addr().Is6() == is6 && p.Bits() > 0 })
 }
 
 // rules says which name is asked for inside.
