@@ -80,14 +80,23 @@ func TestUpstreams(t *testing.T) {
 	go server.Serve(tls.NewListener(overHTTPS, shown))
 
 	at := outsideDNS.Addr().String()
-	for _, upstream := range []string{"tls://dns.example@" + at, "https://dns.example@" + at + ":8443/dns-query"} {
+	byTLS, answered := "tls://dns.example@"+at, "203.0.113.82"
+	for _, tt := range []struct {
+		upstream, outside string
+		kill              *system.KillSwitch
+	}{
+		{byTLS, answered, nil},
+		{"https://dns.example@" + at + ":8443/dns-query", answered, nil},
+		{byTLS, "RCodeNameError", &system.KillSwitch{Reject: true}},
+	} {
+		upstream := tt.upstream
 		cfg := w.config()
 		cfg.DNS.Upstreams, cfg.DNS.Verify = []string{upstream}, &tls.Config{RootCAs: cert.Pool()}
-		cfg.KillSwitch = &system.KillSwitch{Reject: true}
+		cfg.KillSwitch = tt.kill
 		s := w.reopen(cfg)
 		k := w.attach(s, lease(func(l *transport.Lease) { l.Include = prefixes("172.16.0.0/12") }))
 		w.air.Forget()
-		for name, want := range map[string]string{"www.example.org": "203.0.113.82", "git.corp.example": "172.20.1.1", "nothing.example.org": "RCodeNameError"} {
+		for name, want := range map[string]string{"www.example.org": tt.outside, "git.corp.example": "172.20.1.1", "nothing.example.org": "RCodeNameError"} {
 			if got := w.query(proxy, name, false); got != want {
 				t.Errorf("%s: %s is %s, want %s", upstream, name, got, want)
 			}
