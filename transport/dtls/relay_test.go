@@ -15,7 +15,7 @@ type relay struct {
 	mu    sync.Mutex
 	up    func(d []byte) [][]byte // what becomes of a datagram of the client
 	down  func(d []byte) [][]byte
-	backs map[netip.AddrPort]*net.UDPConn
+	backs map[netip.AddrPort]*net.UDPConn // nil once the relay is closed
 	work  sync.WaitGroup
 }
 
@@ -42,7 +42,12 @@ func newRelay(t testing.TB, gw netip.AddrPort) *relay {
 	})
 	t.Cleanup(func() {
 		front.Close()
-		r.rebind()
+		r.mu.Lock()
+		for _, c := range r.backs {
+			c.Close()
+		}
+		r.backs = nil // what is just being passed on opens no other socket, which nobody would close
+		r.mu.Unlock()
 		r.work.Wait()
 	})
 	return r
@@ -73,6 +78,9 @@ func (r *relay) back(from netip.AddrPort) *net.UDPConn {
 	defer r.mu.Unlock()
 	if c := r.backs[from]; c != nil {
 		return c
+	}
+	if r.backs == nil {
+		return nil
 	}
 	c, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(r.gw))
 	if err != nil {
