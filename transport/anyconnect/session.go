@@ -555,6 +555,11 @@ func (s *Session) beat(dpd, keepalive, rekey time.Duration) liveness.Config {
 	return liveness.Config{DPD: dpd / 2, Keepalive: keepalive, Rekey: rekey}
 }
 
+// ocservBuffer is what the socket of ocserv for a session holds, in bytes: net.core.rmem_default of Linux, which it leaves as it is.
+// Behind a device uploads were faster by a fifth with this bound, on a near path. A netstack in the program, which is slower than a
+// kernel, hardly ever overruns the gateway.
+const ocservBuffer = 212992
+
 // offerOf returns what the reply says about DTLS.
 func (s *Session) offerOf(reply *wire.ConnectReply, req *wire.ConnectRequest, lease *transport.Lease, psk []byte, remote netip.AddrPort, via *way) *dtlsOffer {
 	if !s.datagrams(via) || reply.DTLSPort == 0 || reply.DTLSCipherSuite == "" && reply.DTLS12CipherSuite == "" {
@@ -570,6 +575,9 @@ func (s *Session) offerOf(reply *wire.ConnectReply, req *wire.ConnectRequest, le
 			Batch:  s.dialer.Batch,
 			Logger: s.dialer.logger(),
 		},
+	}
+	if s.dialer.Batch && strings.HasPrefix(reply.ServerName, "ocserv ") {
+		offer.config.PeerBuffer = ocservBuffer
 	}
 	switch {
 	case reply.DTLSCipherSuite == wire.PSKNegotiate && reply.DTLS12CipherSuite == "":

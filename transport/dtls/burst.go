@@ -2,6 +2,7 @@ package dtls
 
 import (
 	"io"
+	"math/bits"
 	"net"
 	"os"
 	"sync"
@@ -33,9 +34,10 @@ type burst struct {
 	mem   []byte
 	ends  []int // where each record ends in mem, with room for all that the burst may hold
 	count int
+	asks  uint64 // which records hold no packet but a request of the credit: a bit for each of burstRecords
 	sys   burstSys
 
-	// Records that the system did not take, and their bytes.
+	// The records with packets that the system did not take, and their bytes.
 	lost, lostBytes int
 }
 
@@ -82,13 +84,20 @@ func (p *burstPool) put(b *burst) {
 }
 
 // reset empties the burst.
-func (b *burst) reset() { b.count, b.lost, b.lostBytes = 0, 0, 0 }
+func (b *burst) reset() { b.count, b.asks, b.lost, b.lostBytes = 0, 0, 0, 0 }
 
 // lose notes that the records from i up to j, without j, will not leave.
 func (b *burst) lose(i, j int) {
-	b.lost += j - i
-	b.lostBytes += b.start(j) - b.start(i)
+	for ; i < j; i++ {
+		if b.asks>>i&1 == 0 {
+			b.lost++
+			b.lostBytes += len(b.record(i))
+		}
+	}
 }
+
+// requests returns how many of the first n records are requests.
+func (b *burst) requests(n int) int { return bits.OnesCount64(b.asks & (1<<n - 1)) }
 
 // start returns where the record with index i begins.
 func (b *burst) start(i int) int {

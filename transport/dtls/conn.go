@@ -74,7 +74,8 @@ type Conn struct {
 	answers   chan answer
 	echoes    atomic.Bool // the peer repeats probes
 
-	stats counters
+	stats  counters
+	credit credit
 
 	mu    sync.Mutex
 	err   error
@@ -126,6 +127,7 @@ type connParams struct {
 	remote  func() net.Addr
 	outer   int // headers of the outer path
 	ipv6    bool
+	buffer  int // of the peer's socket, 0 if that is unknown
 }
 
 // newConn makes a Conn of a completed handshake. It is inert until start.
@@ -165,6 +167,7 @@ func newConn(p connParams) (*Conn, error) {
 		return nil, fmt.Errorf("%w: the gateway allows only %d bytes", ErrPathTooNarrow, c.ceiling)
 	}
 	c.mtu.Store(int64(c.ceiling))
+	c.credit.init(p.buffer, ^c.mark)
 	c.beat = heartbeat.New(p.beat, heartbeat.Actions{
 		Probe:     c.probe,
 		Keepalive: func() error { return c.control(wire.Keepalive, nil) },

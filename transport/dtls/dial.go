@@ -47,6 +47,7 @@ func dial(ctx context.Context, conn net.Conn, cfg Config) (*Conn, error) {
 	c, err := newConn(connParams{
 		client: true, out: out, channel: ch, pool: newBurstPool(), log: cfg.logger().With("peer", conn.RemoteAddr()),
 		beat: cfg.Beat, mtu: cfg.MTU, base: cfg.BaseMTU, remote: conn.RemoteAddr, outer: outerOverhead(conn.RemoteAddr()), ipv6: cfg.IPv6,
+		buffer: cfg.PeerBuffer,
 	})
 	if err != nil {
 		return nil, err

@@ -212,6 +212,9 @@ func (c *Conn) open(r record, dst []byte) []byte {
 			c.control(wire.DPDResponse, nil)
 		}
 	case wire.DPDResponse:
+		if c.credit.answer(payload) {
+			break
+		}
 		c.beat.Answered()
 		c.answered(payload)
 	case wire.Keepalive:

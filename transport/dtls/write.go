@@ -22,7 +22,8 @@ func (c *Conn) WriteBatch(b packet.Batch) (int, error) {
 		first := i
 		u.reset()
 		var tooBig, large bool
-		for ; i < len(b); i++ {
+		room := c.credit.room(c.ended)
+		for ; i < len(b) && room > 0; i++ {
 			n := b[i].Len()
 			if n > mtu {
 				tooBig = true
@@ -36,6 +37,13 @@ func (c *Conn) WriteBatch(b packet.Batch) (int, error) {
 			plain[0] = byte(wire.Data)
 			u.added(c.tx.seal(mem, typeData, c.number(), plain))
 			large = large || n > c.floor
+			room -= min(room, c.credit.add(n))
+			if mem := u.room(c.tx.size(1 + creditLen)); mem != nil {
+				if ask := c.credit.request(); ask != nil {
+					u.asks |= 1 << u.count
+					u.added(c.tx.seal(mem, typeData, c.number(), ask))
+				}
+			}
 		}
 		if u.count > 0 {
 			sent, err := c.out.send(u, true)
@@ -44,7 +52,8 @@ func (c *Conn) WriteBatch(b packet.Batch) (int, error) {
 				c.beat.Sent(true)
 			}
 			if err != nil {
-				return first + sent, c.writeFailed(err, b[first+sent].Len())
+				next := first + sent - u.requests(sent)
+				return next, c.writeFailed(err, b[min(next, len(b)-1)].Len())
 			}
 			if large {
 				c.confirm()
@@ -59,9 +68,10 @@ func (c *Conn) WriteBatch(b packet.Batch) (int, error) {
 
 // count takes note of what became of a burst of packets, of which sent are dealt with.
 func (c *Conn) count(u *burst, sent int) {
-	left := sent - u.lost
+	requests := u.requests(sent)
+	left := sent - requests - u.lost
 	c.stats.packetsSent.Add(uint64(left))
-	c.stats.bytesSent.Add(uint64(u.start(sent) - u.lostBytes - left*c.tx.size(1)))
+	c.stats.bytesSent.Add(uint64(u.start(sent) - u.lostBytes - requests*c.tx.size(1+creditLen) - left*c.tx.size(1)))
 	if u.lost > 0 {
 		c.stats.unsent.Add(uint64(u.lost))
 	}
