@@ -87,9 +87,10 @@ type Config struct {
 	// kernel, such as behind a device, that saves much of the work; a TCP inside the program is slowed by it.
 	Batch bool
 
-	// PeerBuffer is how much the socket of the peer holds, in bytes as Linux counts them (SO_RCVBUF, doubled), if the peer is
-	// known to read one datagram at a time and to repeat the payload of a DPD request. Over a near path no more is sent then than
-	// that holds unread, and WriteBatch waits meanwhile, for some milliseconds at most. 0 means that nothing is known.
+	// PeerBuffer is how much the socket of the peer holds, in bytes as Linux counts them (what getsockopt says of SO_RCVBUF), if the
+	// peer is known to read one datagram at a time. Over a near path to a peer that repeats the payload of DPD requests, no more is
+	// sent then than that holds unread. WriteBatch waits meanwhile, for 5 ms at most. 0 means that nothing is known. It
+	// has no effect on Windows.
 	PeerBuffer int
 
 	// HandshakeTimeout bounds the handshake. 0 means 12 s.

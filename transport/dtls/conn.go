@@ -105,8 +105,8 @@ type Stats struct {
 	Malformed, Forged, Replayed uint64
 	// Unknown counts frames of a type that is not known, Oversize packets that fitted no Buf of the reader.
 	Unknown, Oversize uint64
-	// Unsent counts records that the system refused to send for a passing reason, such as a lack of memory or, for control
-	// frames, of room. They are lost as any datagram may be.
+	// Unsent counts packets and control frames that the system refused to send for a passing reason, such as a lack of memory or, for control
+	// frames, of room. They are lost as any datagram may be. The requests of Config.PeerBuffer do not count.
 	Unsent uint64
 	// Segmented says that the system, or the device, cuts long messages into datagrams. It goes off for good when that
 	// fails.

@@ -3,6 +3,7 @@ package dtls
 import (
 	"encoding/binary"
 	"math"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,17 +19,22 @@ type creditPeer struct {
 	k     *credit
 	delay time.Duration
 	mute  bool
+	mu    sync.Mutex
 }
 
 // send sends a packet as WriteBatch does, and returns how long it had to wait.
 func (p *creditPeer) send(ended <-chan struct{}) time.Duration {
 	start := time.Now()
-	p.k.room(ended)
+	p.k.wait(ended)
 	waited := time.Since(start)
 	p.k.add(creditPacket)
 	if ask := p.k.request(); ask != nil && !p.mute {
 		payload := append([]byte(nil), ask[1:]...)
-		time.AfterFunc(p.delay, func() { p.k.answer(payload) })
+		time.AfterFunc(p.delay, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.k.answer(payload)
+		})
 	}
 	return waited
 }
@@ -41,16 +47,13 @@ func ahead(k *credit) float64 {
 // approach has the path become near.
 func (p *creditPeer) approach(t *testing.T) {
 	t.Helper()
-	for range 100 {
-		for range 30 {
-			p.send(nil)
-		}
-		time.Sleep(patience - time.Millisecond)
-	}
+	p.send(nil)
+	time.Sleep(2 * farPace)
+	p.send(nil)
+	time.Sleep(2 * farPace)
 	if !p.k.near.Load() {
 		t.Fatal("the path is not near")
 	}
-	time.Sleep(time.Second)
 }
 
 func newCreditPeer(delay time.Duration) *creditPeer {
@@ -71,7 +74,7 @@ func TestCredit(t *testing.T) {
 				t.Fatalf("%.1f packets are ahead", ahead(p.k))
 			}
 		}
-		// At least an eighth of the buffer waits for each answer.
+		// Some eighty packets go at once, and what is behind them after an answer.
 		if least, most := 1500*time.Microsecond, 10*time.Millisecond; waited < least || waited > most {
 			t.Errorf("1000 packets waited for %v, not %v to %v", waited, least, most)
 		}
@@ -100,7 +103,7 @@ func TestCreditOfPathThatChanges(t *testing.T) {
 			if p.delay = 200 * time.Microsecond; !near {
 				p.delay = 4 * time.Millisecond
 			}
-			for start := time.Now(); time.Since(start) < 3*creditSpan; time.Sleep(50 * time.Microsecond) {
+			for start := time.Now(); time.Since(start) < 3*nearPace; time.Sleep(50 * time.Microsecond) {
 				p.send(nil)
 			}
 			if p.k.near.Load() != near {
@@ -139,13 +142,43 @@ func TestCreditOfMutePeer(t *testing.T) {
 	})
 }
 
+// TestCreditOfSlowPeer has answers come that say little: nobody waits for longer than patience.
+func TestCreditOfSlowPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newCreditPeer(200 * time.Microsecond)
+		p.approach(t)
+		p.mute = true
+		stop := make(chan struct{})
+		defer close(stop)
+		go func() {
+			payload := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(nil, 7), 0)
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(time.Millisecond):
+					p.mu.Lock()
+					binary.BigEndian.PutUint64(payload[4:], p.k.read.Load()+1)
+					p.k.answer(payload)
+					p.mu.Unlock()
+				}
+			}
+		}()
+		for range 1000 {
+			if d := p.send(nil); d > patience {
+				t.Fatalf("waited for %v", d)
+			}
+		}
+	})
+}
+
 // TestForeignAnswers has answers come that belong to no request.
 func TestForeignAnswers(t *testing.T) {
 	answer := func(token uint32, n uint64) []byte {
 		return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(nil, token), n)
 	}
 	var k credit
-	if k.answer(answer(0, 0)) || k.room(nil) != math.MaxUint64 || k.add(creditPacket) != 0 || k.request() != nil {
+	if k.answer(answer(0, 0)) || k.wait(nil) != math.MaxUint64 || k.add(creditPacket) != 0 || k.request() != nil {
 		t.Error("a credit without a bound does something")
 	}
 	k.init(creditBuffer, 7)
@@ -173,7 +206,7 @@ func TestCreditAllocates(t *testing.T) {
 	k.near.Store(true)
 	payload := make([]byte, creditLen)
 	if n := testing.AllocsPerRun(1000, func() {
-		k.room(nil)
+		k.wait(nil)
 		k.add(creditPacket)
 		if ask := k.request(); ask != nil {
 			copy(payload, ask[1:])

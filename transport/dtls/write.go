@@ -16,13 +16,13 @@ func (c *Conn) WriteBatch(b packet.Batch) (int, error) {
 	defer c.pool.put(u)
 	mtu := c.MTU()
 	for i := 0; i < len(b); {
+		room := c.credit.wait(c.ended)
 		if c.dead.Load() {
 			return i, c.Err()
 		}
 		first := i
 		u.reset()
 		var tooBig, large bool
-		room := c.credit.room(c.ended)
 		for ; i < len(b) && room > 0; i++ {
 			n := b[i].Len()
 			if n > mtu {
@@ -38,8 +38,9 @@ func (c *Conn) WriteBatch(b packet.Batch) (int, error) {
 			u.added(c.tx.seal(mem, typeData, c.number(), plain))
 			large = large || n > c.floor
 			room -= min(room, c.credit.add(n))
-			if mem := u.room(c.tx.size(1 + creditLen)); mem != nil {
+			if mem := u.room(c.tx.size(1 + creditLen)); mem != nil && c.echoes.Load() {
 				if ask := c.credit.request(); ask != nil {
+					room -= min(room, requestCost)
 					u.asks |= 1 << u.count
 					u.added(c.tx.seal(mem, typeData, c.number(), ask))
 				}
@@ -52,6 +53,7 @@ func (c *Conn) WriteBatch(b packet.Batch) (int, error) {
 				c.beat.Sent(true)
 			}
 			if err != nil {
+				c.credit.settle() // what was counted has not left
 				next := first + sent - u.requests(sent)
 				return next, c.writeFailed(err, b[min(next, len(b)-1)].Len())
 			}
