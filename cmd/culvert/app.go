@@ -59,7 +59,7 @@ the whole machine, and is such a gateway itself. Begin with "culvert demo".
 	flags.CountVarP(&a.verbose, "verbose", "v", "print what happens; twice prints more")
 	root.AddCommand(a.demo(), a.proxy(), a.connect(), a.status(), a.disconnect(), a.repair(), a.dataPath(), a.serve(), a.sessions(), a.versionCommand())
 	root.AddCommand(a.certificates())
-	root.AddCommand(a.profileCommand(), a.policyCommand())
+	root.AddCommand(a.profileCommand(), a.policyCommand(), a.preferences())
 	return root
 }
 

@@ -510,11 +510,13 @@ func (p *Plan) position(of *profile.Profile, path string) document.Position {
 	return document.Position{}
 }
 
-// Choices returns the settings that the user may choose, with what they are now.
+// Choices returns the settings that the user may choose, with what they are now. The Note of one that has no effect says why.
 func (p *Plan) Choices() []profile.Value {
 	var all []profile.Value
 	for _, v := range p.Effective.Values {
 		if v.UserControllable && v.Applies {
+			path := clientPath + v.Path
+			v.Note = cmp.Or(v.Note, p.idle(path, profile.Schema().Root.Find(path)))
 			all = append(all, v)
 		}
 	}
