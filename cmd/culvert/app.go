@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -51,7 +52,7 @@ the whole machine, and is such a gateway itself. Begin with "culvert demo".
 		PersistentPreRunE: a.begin,
 	}
 	root.SuggestionsMinimumDistance = 2
-	root.SetFlagErrorFunc(nearFlag)
+	root.SetFlagErrorFunc(flagError)
 	root.SetVersionTemplate("culvert {{.Version}}\n")
 	flags := root.PersistentFlags()
 	flags.BoolVar(&a.json, "json", false, "print one JSON event a line to standard error (with status, repair, data-path, sessions and version: JSON to standard output)")
@@ -75,8 +76,18 @@ func knownCommand(cmd *cobra.Command, args []string) error {
 	return usagef("%s", text)
 }
 
-// nearFlag adds to an error about a flag that there is none of that name, but perhaps one that was meant.
-func nearFlag(cmd *cobra.Command, err error) error {
+// flagError says in words of the command what is wrong with a flag, and if there is none of that name, which one may be meant.
+func flagError(cmd *cobra.Command, err error) error {
+	if invalid := (*pflag.InvalidValueError)(nil); errors.As(err, &invalid) {
+		cause := invalid.Unwrap()
+		if number := (*strconv.NumError)(nil); errors.As(cause, &number) {
+			cause = errors.New("want a whole number")
+			if errors.Is(number, strconv.ErrRange) {
+				cause = errors.New("the number is too large")
+			}
+		}
+		return usagef("--%s %s: %w", invalid.GetFlag().Name, oneLine(invalid.GetValue()), cause)
+	}
 	unknown := (*pflag.NotExistError)(nil)
 	if !errors.As(err, &unknown) {
 		return err

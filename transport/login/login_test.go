@@ -807,3 +807,22 @@ func TestLogout(t *testing.T) {
 		t.Errorf("Logout of a gateway that is gone: %v", err)
 	}
 }
+
+// TestRejectedName: when the gateway has rejected the answers, the person who is asked next finds the name, and nothing is sent
+// without being asked.
+func TestRejectedName(t *testing.T) {
+	f := &login.Form{Gateway: "gw", Attempt: 2, Fields: []login.Field{{Name: "username"}, {Name: "password", Kind: login.Password}}}
+	var name, password string
+	person := login.PrompterFunc(func(_ context.Context, f *login.Form) error {
+		for i := range f.Fields {
+			if f.Fields[i].Answered {
+				t.Errorf("%s is answered already", f.Fields[i].Name)
+			}
+		}
+		name, password = f.Fields[0].Value.Reveal(), f.Fields[1].Value.Reveal()
+		return nil
+	})
+	if err := login.Chain(login.Fixed{Username: "alice", Password: "pass"}, person).Answer(t.Context(), f); err != nil || name != "alice" || password != "" {
+		t.Errorf("preset are %q and %q, %v", name, password, err)
+	}
+}

@@ -50,8 +50,8 @@ func Unattended(p Prompter) bool {
 	return ok && u.Unattended()
 }
 
-// Fixed answers from memory. It answers a form only the first time: a rejected value is never sent again, since that locks
-// accounts. The empty value of a field means that it is not known. It answers every login alike, also one that a session makes
+// Fixed answers from memory. It answers a form only the first time: a rejected value is never sent again by itself, since that
+// locks accounts, but a name is preset then for the Prompter that comes after. The empty value of a field means that it is not known. It answers every login alike, also one that a session makes
 // by itself, so one-time codes do not belong here but to package oath or terminal.
 type Fixed struct {
 	// Group is the group to choose, by name or by label. Without it the gateway's own choice stays.
@@ -73,7 +73,7 @@ func (Fixed) Unattended() bool { return true }
 
 // Answer implements Prompter.
 func (p Fixed) Answer(_ context.Context, f *Form) error {
-	complete := true
+	complete, rejected := true, false
 	for i := range f.Fields {
 		field := &f.Fields[i]
 		if field.Answered {
@@ -89,10 +89,15 @@ func (p Fixed) Answer(_ context.Context, f *Form) error {
 					field.caption(), field.choices())
 			}
 		case f.Attempt > 1:
-			return fmt.Errorf("%w: %s rejected the stored answers, which are not sent twice", ErrCannot, f.Gateway)
+			if rejected = true; field.Kind == Text {
+				field.Value = transport.Secret(value)
+			}
 		default:
 			field.Set(value)
 		}
+	}
+	if rejected {
+		return fmt.Errorf("%w: %s rejected the stored answers, which are not sent twice", ErrCannot, f.Gateway)
 	}
 	if !complete {
 		return ErrCannot
