@@ -50,7 +50,7 @@ var arrows = map[string]string{
 	"transport/failover":       "packet transport",
 	"transport/anyconnect": "packet transport transport/wire transport/liveness transport/trust transport/login " +
 		"transport/cstp transport/dtls transport/failover transport/heartbeat",
-	".": "packet packet/pcapng stack dns split policy transport transport/trust transport/login transport/anyconnect",
+	".": "packet packet/pcapng stack dns split policy transport transport/trust transport/login transport/anyconnect internal/race",
 	"gateway": "packet stack policy transport transport/wire transport/liveness transport/heartbeat " +
 		"transport/login transport/cstp transport/dtls",
 	"gateway/gatewaytest": "gateway packet transport dns transport/trust",
@@ -66,6 +66,7 @@ var arrows = map[string]string{
 	"bench/versus":             ". dns gateway internal/netns internal/ocserv packet stack/tun transport transport/login",
 	"bench/scale":              ". gateway transport transport/login",
 	"internal/leak":            "",
+	"internal/race":            "",
 	"host":                     "",
 	"host/firewall":            "",
 	"host/resolver":            "",
@@ -90,7 +91,7 @@ var arrows = map[string]string{
 	"script":                   "transport",
 	"examples/rootless":        ". gateway/gatewaytest packet transport transport/login transport/login/terminal",
 	"system": ". packet stack stack/tun split dns host host/resolver host/proxysettings host/firewall flow flow/filter flow/health flow/owner " +
-		"policy transport",
+		"policy transport internal/race",
 	"policy/plan": "policy policy/document policy/profile policy/local policy/preferences policy/certificate policy/network " +
 		"policy/logon",
 	"policy/decision": "policy policy/plan policy/profile policy/network policy/network/trusted policy/logon",

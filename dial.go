@@ -2,7 +2,6 @@ package vpn
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -10,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"culvert.example/vpn/internal/race"
 	"culvert.example/vpn/policy"
 	"culvert.example/vpn/split"
 )
@@ -151,53 +151,9 @@ func (t *Tunnel) decide(ctx context.Context, d destination) (policy.Decision, er
 // dialAddrs tries the addresses in turn, the families alternating, and starts on the next when one takes long (RFC 8305).
 func (t *Tunnel) dialAddrs(ctx context.Context, d destination, addrs []netip.Addr) (net.Conn, error) {
 	addrs = interleave(addrs)
-	if len(addrs) == 1 {
-		return t.dialAddr(ctx, d, addrs[0])
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	results := make(chan result)
-	var errs []error
-	next, pending := 0, 0
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-timer.C:
-			if next == len(addrs) {
-				continue
-			}
-			addr := addrs[next]
-			next, pending = next+1, pending+1
-			timer.Reset(fallbackDelay)
-			go func() {
-				conn, err := t.dialAddr(ctx, d, addr)
-				select {
-				case results <- result{conn, err}:
-				case <-ctx.Done():
-					if conn != nil {
-						conn.Close()
-					}
-				}
-			}()
-		case r := <-results:
-			if r.err == nil {
-				return r.conn, nil
-			}
-			errs = append(errs, r.err)
-			if pending--; next < len(addrs) {
-				timer.Reset(0)
-			} else if pending == 0 {
-				return nil, errors.Join(errs...)
-			}
-		case <-ctx.Done():
-			return nil, errors.Join(append(errs, ctx.Err())...)
-		}
-	}
+	wait := func(int) time.Duration { return fallbackDelay }
+	conn, _, err := race.First(ctx, len(addrs), wait, func(ctx context.Context, i int) (net.Conn, error) { return t.dialAddr(ctx, d, addrs[i]) })
+	return conn, err
 }
 
 // interleave puts the families in turn, the one of the first address first.

@@ -15,6 +15,7 @@ import (
 
 	"culvert.example/vpn/dns"
 	"culvert.example/vpn/host"
+	"culvert.example/vpn/internal/race"
 )
 
 // stagger is how long a connection to one address is waited for before the next is tried beside it (RFC 8305 section 8).
@@ -78,7 +79,9 @@ func (s *System) dialBy(ctx context.Context, network, address string, ways wayFu
 	if attempts = append(attempts, others...); len(attempts) == 0 {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ENETUNREACH}
 	}
-	c, by, err := race(ctx, attempts[:min(len(attempts), maxAttempts)], func(ctx context.Context, a attempt) (net.Conn, error) {
+	wait := func(i int) time.Duration { return attempts[i].after }
+	c, winner, err := race.First(ctx, min(len(attempts), maxAttempts), wait, func(ctx context.Context, i int) (net.Conn, error) {
+		a := attempts[i]
 		return s.outer.dial(ctx, network, netip.AddrPortFrom(a.to, uint16(port)).String(), func(network, address string, c syscall.RawConn) error {
 			if a.by.Index != 0 {
 				if err := bind(c, a.by.Interface); errors.Is(err, ErrNotPermitted) {
@@ -91,7 +94,7 @@ func (s *System) dialBy(ctx context.Context, network, address string, ways wayFu
 		})
 	})
 	if err == nil && base == "tcp" {
-		carried(c, by)
+		carried(c, attempts[winner].by)
 	}
 	return c, err
 }
@@ -127,61 +130,6 @@ func (s *System) ways(network string, to netip.Addr) (exits []host.Exit, hold bo
 		exits = append([]host.Exit{first}, slices.DeleteFunc(exits, func(e host.Exit) bool { return e.Index == first.Index })...)
 	}
 	return exits, len(exits) > 0
-}
-
-// race makes the attempts until one gets an answer, and tells by which way it did.
-func race(ctx context.Context, attempts []attempt, dial func(context.Context, attempt) (net.Conn, error)) (net.Conn, host.Exit, error) {
-	if len(attempts) == 1 {
-		c, err := dial(ctx, attempts[0])
-		return c, attempts[0].by, err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type result struct {
-		conn net.Conn
-		by   host.Exit
-		err  error
-	}
-	results := make(chan result)
-	var errs []error
-	next, pending := 0, 0
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-timer.C:
-			if next == len(attempts) {
-				continue
-			}
-			a := attempts[next]
-			next, pending = next+1, pending+1
-			if next < len(attempts) {
-				timer.Reset(attempts[next].after)
-			}
-			go func() {
-				conn, err := dial(ctx, a)
-				select {
-				case results <- result{conn, a.by, err}:
-				case <-ctx.Done():
-					if conn != nil {
-						conn.Close()
-					}
-				}
-			}()
-		case r := <-results:
-			if r.err == nil {
-				return r.conn, r.by, nil
-			}
-			errs = append(errs, r.err)
-			if pending--; next < len(attempts) {
-				timer.Reset(0)
-			} else if pending == 0 {
-				return nil, host.Exit{}, errors.Join(errs...)
-			}
-		case <-ctx.Done():
-			return nil, host.Exit{}, errors.Join(append(errs, ctx.Err())...)
-		}
-	}
 }
 
 // Control marks a socket as one of the tunnel itself, before it connects to address, and lets it through the kill

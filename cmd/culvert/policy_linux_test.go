@@ -206,6 +206,26 @@ func TestLogonRules(t *testing.T) {
 	p.wait(&told, "the end with its user", func(e event) bool { return e.Event == "tunnel" && e.State == "closed" && e.Message == "logoff" })
 	m.seen(somebody, plainly)
 	terminated(t, m, p)
+
+	// Nobody is logged on. A service waits for somebody then, unless it is to connect before the logon (D1215).
+	const automatic = "<AutomaticVPNPolicy>true<TrustedDNSDomains>office.example</TrustedDNSDomains></AutomaticVPNPolicy>"
+	m.profileOf(automatic)
+	p, told = m.govern(m.named(file)...), 0
+	m.eventually(5*time.Second, "it waits for a logon", func() bool {
+		r := m.report()
+		return r.Network != nil && strings.Contains(r.Network.Held, "nobody is logged on")
+	})
+	if said := p.said(); strings.Contains(said, `"connecting"`) {
+		t.Errorf("with nobody there it connects: %s", said)
+	}
+	terminated(t, m, p)
+	m.profileOf("<UseStartBeforeLogon>true</UseStartBeforeLogon>" + automatic)
+	p, told = m.govern(m.named(file)...), 0
+	p.wait(&told, "a tunnel before the logon", connected)
+	// Whoever logs on finds it.
+	d.LogOn(logind.Logon{UID: 65534, Service: "login"})
+	m.seen(ocserv.Inside.String(), tunnelled)
+	terminated(t, m, p)
 }
 
 // TestTrustedNetwork goes from a trusted network to another one, back, where the tunnel pauses, and out again (B.12).
@@ -263,6 +283,22 @@ func TestTrustedNetwork(t *testing.T) {
 		t.Errorf("the session was %s and is %s", session, again)
 	}
 	paused()
+	terminated(t, m, p)
+
+	// The DNS servers alone can make a network trusted too, if all of them are in the list (D1213).
+	m.profileOf(`<AutomaticVPNPolicy>true<TrustedDNSServers>192.0.2.53,` + resolver + `</TrustedDNSServers></AutomaticVPNPolicy>`)
+	p, told = m.govern(m.named(file)...), 0
+	m.eventually(5*time.Second, "the network of the DNS server is trusted", func() bool {
+		r := report()
+		return r.Network != nil && r.Network.Verdict == "trusted"
+	})
+	m.write("/etc/resolv.conf", "search office.example\nnameserver "+resolver+"\nnameserver 192.0.2.54\n")
+	p.wait(&told, "the machine uses the tunnel", func(e event) bool { return e.Event == "system" && e.State == "connected" })
+	if said := p.said(); strings.Count(said, `"connecting"`) != 1 {
+		t.Errorf("it has connected in the trusted network: %s", said)
+	}
+	conf("office.example")
+	p.wait(&told, "the end of it", func(e event) bool { return e.Event == "tunnel" && e.State == "closed" })
 	terminated(t, m, p)
 
 	// B.1, AllowVPNDisconnect: under Always-On a person who ends the tunnel gets no network beside it, even with ConnectFailurePolicy
