@@ -303,7 +303,7 @@ func openJournal(path string, create bool) (*journal, ledger, error) {
 		return nil, ledger{}, err
 	}
 	fail := func(err error) (*journal, ledger, error) {
-		f.Close()
+		unlock(f)
 		return nil, ledger{}, err
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxJournal+1))
@@ -459,5 +459,5 @@ func (j *journal) close() error {
 		// It is removed while it is locked; whoever waits for the lock finds that the file has no name any more.
 		err = os.Remove(j.path)
 	}
-	return errors.Join(err, j.f.Close())
+	return errors.Join(err, unlock(j.f))
 }

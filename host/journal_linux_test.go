@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -23,6 +24,30 @@ func mustOpen(t *testing.T, path string) *journal {
 		}
 	}
 	return j
+}
+
+// TestJournalForked: a child that has been forked to start a program, and still has all files of this process, keeps nobody out.
+func TestJournalForked(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j := mustOpen(t, path)
+	if err := j.claim(sample()[0]); err != nil {
+		t.Fatal(err)
+	}
+	child, err := syscall.Dup(int(j.f.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(child)
+	if err := j.close(); err != nil {
+		t.Fatal(err)
+	}
+	j, l, err := openJournal(path, false)
+	if err != nil || len(l.live) != 1 {
+		t.Fatalf("%+v, %v", l, err)
+	}
+	if err := j.close(); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestJournalFile(t *testing.T) {

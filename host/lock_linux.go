@@ -74,6 +74,13 @@ func flock(f *os.File) error {
 	}
 }
 
+// unlock unlocks a file and closes it. Closing alone would not do: the child that this process forks to start a program has all
+// its files, with their locks, until that program runs.
+func unlock(f *os.File) error {
+	err := unix.Flock(int(f.Fd()), unix.LOCK_UN)
+	return errors.Join(err, f.Close())
+}
+
 // checkFile refuses what another user could have written: a program with all rights acts on it.
 func checkFile(f *os.File) error {
 	var st unix.Stat_t

@@ -14,4 +14,6 @@ func lockFile(path string, create bool) (*os.File, error) {
 
 func flock(f *os.File) error { return errors.ErrUnsupported }
 
+func unlock(f *os.File) error { return f.Close() }
+
 func syncDir(dir string) error { return errors.ErrUnsupported }
