@@ -22,11 +22,12 @@ import (
 //	GET  /v1/status                  a machineReport
 //	GET  /v1/explain                 a decision.Verdict; see explainPath
 //	POST /v1/disconnect              ends it; the answer comes when the machine is as before
+//	POST /v1/network/{wish}          pause, resume or portal: what a person wants where the network decides; see wishes
 //	POST /v1/data-path/confirm       whether packets take {"path": "flow" or "packet"}, or without that the path that is wanted
 //	POST /v1/data-path/revert        goes back to the flow path
 //	POST /v1/data-path/failover      leaves it for the packet path
 //
-// The last three answer with a dataPathReport. Only root and the user of the process may ask: the socket is theirs, and the
+// Those about the data path answer with a dataPathReport. Only root and the user of the process may ask: the socket is theirs, and the
 // kernel says who it is.
 
 // A machine is what the control protocol needs of system.System.
@@ -148,6 +149,7 @@ func (g *agent) handler(ctx context.Context) http.Handler {
 		}
 		answer(w, http.StatusOK, farewellReport{d.locked})
 	})
+	mux.HandleFunc("POST /v1/network/{wish}", steerHandler(g.auto))
 	path := func(do func(ctx context.Context, want string) error) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			var body struct {

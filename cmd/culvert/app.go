@@ -59,6 +59,7 @@ the whole machine, and is such a gateway itself. Begin with "culvert demo".
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "print nothing but errors")
 	flags.CountVarP(&a.verbose, "verbose", "v", "print what happens; twice prints more")
 	root.AddCommand(a.demo(), a.proxy(), a.connect(), a.status(), a.disconnect(), a.repair(), a.dataPath(), a.serve(), a.sessions(), a.versionCommand())
+	a.steer(root)
 	root.AddCommand(a.certificates())
 	root.AddCommand(a.profileCommand(), a.policyCommand(), a.preferences())
 	return root

@@ -475,5 +475,8 @@ func (m *automat) Save(c selection.Cache) { m.cache.save(c) }
 // Notify implements network.Hooks.
 func (m *automat) Notify(n network.Notice) {
 	text := oneLine(n.Text + orNothing(" ", n.URL))
+	if n.Kind == "portal-expired" {
+		text += " Open it once more with: culvert portal"
+	}
 	m.usage.app.reporter().say(event{Event: "message", Kind: n.Kind, Message: text}, "%s", text)
 }

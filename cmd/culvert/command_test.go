@@ -197,7 +197,7 @@ func TestFlags(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, command := range []string{"", "demo", "proxy", "connect", "status", "disconnect", "repair", "data-path", "serve", "sessions"} {
+	for _, command := range []string{"", "demo", "proxy", "connect", "status", "disconnect", "repair", "pause", "resume", "portal", "data-path", "serve", "sessions", "preferences"} {
 		args := []string{"--help"}
 		if command != "" {
 			args = []string{command, "--help"}

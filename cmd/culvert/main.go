@@ -7,6 +7,7 @@
 //	culvert status                  tells how the tunnel of this machine is
 //	culvert disconnect              ends it and undoes all that was changed
 //	culvert repair                  undoes what a crash has left
+//	culvert pause, resume, portal   steer a tunnel that follows the network
 //	culvert data-path               confirms, leaves or takes again the flow path
 //	culvert serve                   is a gateway
 //	culvert sessions                lists who is connected to it
