@@ -172,30 +172,29 @@ func (a *app) preConnectText(f *documentFlags) (string, error) {
 }
 
 // savePreferences writes down what was used last, as far as the local policy lets it, and that the message before connecting was
-// shown. It changes nothing on the disk if nothing is new.
-func (a *app) savePreferences(f *documentFlags, p *plan.Plan, last preferences.Last, shown bool) error {
+// shown. It changes nothing on the disk if nothing is new, and nothing that somebody has chosen meanwhile.
+func (a *app) savePreferences(f *documentFlags, p *plan.Plan, used func(*preferences.Last), shown bool) error {
 	files := preferences.Paths(runtime.GOOS, a.getenv, f.root)
 	file := preferences.First(files.User)
 	if file == "" {
 		return nil
 	}
-	user := p.Documents.Preferences.User
-	if user == nil {
+	if p.Documents.Preferences.User == nil {
 		if _, err := os.Stat(file); err == nil {
 			return nil // there is a file that could not be read, which is not ours to replace
 		}
-		user = preferences.New()
 	}
-	if err := user.SetLast(p.Remember(last)); err != nil {
-		return err
-	}
-	if shown {
-		if err := p.Shown(user); err != nil {
+	return preferences.Edit(file, preferences.UserMode, false, func(user *preferences.Preferences) error {
+		last := user.Last()
+		used(&last)
+		if err := user.SetLast(p.Remember(last)); err != nil {
 			return err
 		}
-	}
-	if err := user.Forget(p.Keep); err != nil {
-		return err
-	}
-	return user.Save(file, preferences.UserMode)
+		if shown {
+			if err := p.Shown(user); err != nil {
+				return err
+			}
+		}
+		return user.Forget(p.Keep)
+	})
 }

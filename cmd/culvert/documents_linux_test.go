@@ -149,7 +149,7 @@ func TestDocuments(t *testing.T) {
 	if err != nil || p.LocalLAN || !strings.Contains(stderr.String(), "preferences are not used") {
 		t.Errorf("wrong preferences: %v, %s", err, stderr)
 	}
-	if err := a.savePreferences(&documentFlags{root: root}, p, preferences.Last{HostName: "Office"}, true); err != nil {
+	if err := a.savePreferences(&documentFlags{root: root}, p, func(l *preferences.Last) { l.HostName = "Office" }, true); err != nil {
 		t.Error(err)
 	}
 	if b, err := os.ReadFile(filepath.Join(root, userPreferences)); err != nil || string(b) != "<AnyConnectPreferences>" {
@@ -200,7 +200,13 @@ func TestSavePreferences(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		last := preferences.Last{User: "anna", HostName: "Office", ClientCertificateThumbprint: "0123ABCD"}
+		// Somebody chooses something while the tunnel comes up.
+		if got := culvertEnv(t, "", map[string]string{"HOME": "/home/anna"}, "preferences", "set", "BlockUntrustedServers", "true", "--document-root", root); got.code != exitOK {
+			t.Fatal(got.stderr)
+		}
+		last := func(l *preferences.Last) {
+			l.User, l.HostName, l.ClientCertificateThumbprint = "anna", "Office", "0123ABCD"
+		}
 		if err := a.savePreferences(f, p, last, true); err != nil {
 			t.Fatal(err)
 		}
@@ -208,6 +214,9 @@ func TestSavePreferences(t *testing.T) {
 		b, err := os.ReadFile(file)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
+		}
+		if !strings.Contains(string(b), "<BlockUntrustedServers>true<") {
+			t.Errorf("%s: the choice is gone\n%s", caching, b)
 		}
 		for _, word := range []string{"anna", "0123ABCD", "Office", "PreConnectMessageShown"} {
 			if got := strings.Contains(string(b), word); got != slices.Contains(want, word) {

@@ -21,7 +21,7 @@ import (
 	"culvert.example/vpn/system"
 )
 
-// govern reads the documents of this machine, and keeps the plan that they make for the gateway that was named if there are any.
+// govern reads the documents of this machine, and keeps the plan that they make for the gateway that was named if they say anything.
 // Machine says that the tunnel is for the whole machine. It fails if the documents cannot be used, or refuse the connection. It must
 // come before standard input is read, because the process may have to be started again in FIPS 140-3 mode.
 func (c *clientFlags) govern(a *app, args []string, machine bool) error {
@@ -47,7 +47,7 @@ func (c *clientFlags) govern(a *app, args []string, machine bool) error {
 	if err != nil {
 		return err
 	}
-	if p.Documents.LocalPath != "" || len(p.Documents.Profiles.Profiles) > 0 {
+	if p.Documents.LocalPath != "" || len(p.Documents.Profiles.Profiles) > 0 || p.Chosen() {
 		c.plan = p
 	}
 	return nil
@@ -124,12 +124,10 @@ func (c *clientFlags) remember(a *app) {
 	if p == nil || p.Profile == nil || !p.Listed {
 		return
 	}
-	last := preferences.Last{}
-	if user := p.Documents.Preferences.User; user != nil {
-		last = user.Last()
+	used := func(last *preferences.Last) {
+		last.HostName, last.HostAddress, last.Group, last.User = p.Host.Name, p.Servers[0], p.Group, cmp.Or(c.user, last.User)
 	}
-	last.HostName, last.HostAddress, last.Group, last.User = p.Host.Name, p.Servers[0], p.Group, cmp.Or(c.user, last.User)
-	if err := a.savePreferences(&c.documents, p, last, p.Message.Show); err != nil {
+	if err := a.savePreferences(&c.documents, p, used, p.Message.Show); err != nil {
 		a.reporter().warn("the preferences were not written: %v", err)
 	}
 }

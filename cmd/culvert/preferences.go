@@ -9,14 +9,17 @@ import (
 	"os"
 	"path"
 	"runtime"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"culvert.example/vpn/policy/document"
 	"culvert.example/vpn/policy/plan"
 	"culvert.example/vpn/policy/preferences"
 	"culvert.example/vpn/policy/profile"
+	"culvert.example/vpn/transport/upstream"
 )
 
 // preferenceFlags are those of the preferences commands.
@@ -37,6 +40,9 @@ func (f *preferenceFlags) plan(a *app) (*plan.Plan, error) {
 	})
 	if p == nil {
 		return nil, err
+	}
+	if hosts := docs.Profiles.Hosts(); f.gateway != "" && !p.Listed && len(hosts) > 0 {
+		return nil, usagef("--gateway: no profile lists %s; culvert profile show tells which gateways there are", oneLine(f.gateway))
 	}
 	return p, nil
 }
@@ -85,14 +91,14 @@ They are those of the user who runs the command: for a tunnel that sudo brings u
 		Use: "set SETTING VALUE", Short: "Choose the value of a setting", Args: exactArgs("SETTING", "VALUE"), ValidArgsFunction: complete,
 		RunE: func(_ *cobra.Command, args []string) error {
 			if args[1] == "" {
-				return usagef("VALUE is empty; culvert preferences unset %s takes a choice back", oneLine(args[0]))
+				return usagef("VALUE is empty; a choice is taken back by: culvert preferences unset %s", oneLine(args[0]))
 			}
 			return f.choose(a, args[0], args[1])
 		},
 	}
 	unset := &cobra.Command{
 		Use: "unset SETTING", Short: "Take the choice of a setting back", Args: exactArgs("SETTING"), ValidArgsFunction: complete,
-		RunE: func(_ *cobra.Command, args []string) error { return f.choose(a, args[0], "") },
+		RunE: func(_ *cobra.Command, args []string) error { return f.takeBack(a, args[0]) },
 	}
 	cmd.AddCommand(set, unset)
 	return cmd
@@ -126,8 +132,8 @@ func (f *preferenceFlags) view(a *app, p *plan.Plan) preferencesView {
 		v.Choices = append(v.Choices, choice{Setting: path.Base(s.Path), Value: s.Value, Origin: s.Origin, Note: s.Note})
 	}
 	block := choice{Setting: profile.BlockUntrustedServers, Value: "false", Origin: profile.FromDefault}
-	if value, ok := p.Documents.Preferences.Control(profile.BlockUntrustedServers); ok {
-		block.Value, block.Origin = value, profile.FromPreference
+	if _, ok := p.Documents.Preferences.Control(profile.BlockUntrustedServers); ok {
+		block.Value, block.Origin = strconv.FormatBool(p.BlocksUntrusted()), profile.FromPreference
 	}
 	v.Choices = append(v.Choices, block)
 	if user := p.Documents.Preferences.User; user != nil {
@@ -158,62 +164,120 @@ func (v *preferencesView) print(w io.Writer) error {
 	return err
 }
 
-// choose writes down what the user has chosen for a setting, or that he has not with the value "". What the profile does not
-// leave to him is refused, so that nobody believes in a choice that has no effect; it can always be taken back.
+// choose writes down what the user has chosen for a setting. What the profile does not leave to him is refused, so that nobody
+// believes in a choice that has no effect.
 func (f *preferenceFlags) choose(a *app, setting, value string) error {
 	meant, err := profile.CheckPreference(setting, value)
-	if err != nil && value != "" {
+	if err == nil && setting == "PublicProxyServerAddress" {
+		_, err = upstream.Parse(value)
+	}
+	if err != nil {
 		return asUsage(fmt.Errorf("%s: %w", oneLine(setting), err))
 	}
 	p, err := f.plan(a)
 	if err != nil {
 		return err
 	}
-	if value != "" {
-		if err := allowed(p, setting); err != nil {
+	if err := allowed(p, setting); err != nil {
+		return err
+	}
+	file, err := f.file(a, preferences.Global(setting))
+	if err != nil {
+		return err
+	}
+	if err := f.write(file, preferences.Global(setting), setting, meant); err != nil {
+		return err
+	}
+	return f.tell(a, setting, "by your choice in "+file)
+}
+
+// takeBack takes the choice of a setting out of the files that have it, whether or not it still counts.
+func (f *preferenceFlags) takeBack(a *app, setting string) error {
+	var from []string
+	for _, global := range []bool{false, true} {
+		file, err := f.file(a, global)
+		if err != nil {
+			continue // and so nothing can have been written there
+		}
+		p, err := preferences.Load(file, false)
+		if err != nil {
+			return fmt.Errorf("%w; mend the file or take it away", err)
+		}
+		if _, chosen := p.Control(setting); !chosen {
+			continue
+		}
+		if err := f.write(file, global, setting, ""); err != nil {
 			return err
 		}
+		from = append(from, file)
 	}
+	if len(from) > 0 {
+		return f.tell(a, setting, "the choice is out of "+strings.Join(from, " and "))
+	}
+	// A slip of the pen is not to look like success.
+	if _, known := profile.Resolve(nil, nil, runtime.GOOS).Named(setting); !known && setting != profile.BlockUntrustedServers {
+		return usagef("%s is no setting, and nothing is chosen for it", oneLine(setting))
+	}
+	return f.tell(a, setting, "nothing was chosen for it")
+}
+
+// file returns the file for choices of the user or of the machine.
+func (f *preferenceFlags) file(a *app, global bool) (string, error) {
 	paths := preferences.Paths(runtime.GOOS, a.getenv, f.documents.root)
-	file, mode := preferences.First(paths.User), preferences.UserMode
-	global := preferences.Global(setting)
+	file := preferences.First(paths.User)
 	if global {
-		file, mode = preferences.First(paths.Global), preferences.GlobalMode
+		file = preferences.First(paths.Global)
 	}
 	if file == "" {
-		return errors.New("HOME is not set, so there is no file for preferences")
+		return "", errors.New("HOME is not set, so there is no file for preferences")
 	}
-	chosen, err := preferences.Load(file, global && f.documents.root == "")
-	if err != nil {
+	return file, nil
+}
+
+// write writes a choice into a file.
+func (f *preferenceFlags) write(file string, global bool, setting, value string) error {
+	mode := preferences.UserMode
+	if global {
+		mode = preferences.GlobalMode
+	}
+	err := preferences.Edit(file, mode, global && f.documents.root == "", func(p *preferences.Preferences) error { return p.SetControl(setting, value) })
+	switch {
+	case errors.Is(err, fs.ErrPermission) && global && os.Geteuid() != 0:
+		return fmt.Errorf("%w; the choice is one for the whole machine, so that only root can change it", err)
+	case document.Has(err, document.RuleMalformed) || document.Has(err, document.RuleRoot):
 		return fmt.Errorf("%w; mend the file or take it away", err)
 	}
-	if value == "" {
-		meant = ""
-	}
-	if err := chosen.SetControl(setting, meant); err != nil {
-		return err
-	}
-	if err := chosen.Save(file, mode); err != nil {
-		if global && errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
-			return fmt.Errorf("%w; the choice is one for the whole machine, so that only root can write it down", err)
-		}
-		return err
-	}
-	v, err := f.plan(a)
+	return err
+}
+
+// tell tells what a setting is now, and why.
+func (f *preferenceFlags) tell(a *app, setting, why string) error {
+	p, err := f.plan(a)
 	if err != nil {
 		return err
 	}
-	for _, c := range f.view(a, v).Choices {
+	for _, c := range f.view(a, p).Choices {
 		switch {
 		case c.Setting != setting:
 		case a.json:
 			return json.NewEncoder(a.out).Encode(c)
-		case !a.quiet:
-			_, err := fmt.Fprintf(a.out, "%s is %s from the next connection on, by the %s (%s)\n", setting, cell(c.Value), c.Origin, file)
+		case a.quiet:
+			return nil
+		case c.Note != "":
+			_, err := fmt.Fprintf(a.out, "%s is %s, but: %s (%s)\n", setting, cell(c.Value), oneLine(c.Note), oneLine(why))
+			return err
+		default:
+			_, err := fmt.Fprintf(a.out, "%s is %s from the next connection on (%s)\n", setting, cell(c.Value), oneLine(why))
 			return err
 		}
 	}
-	return nil
+	if a.json {
+		return json.NewEncoder(a.out).Encode(choice{Setting: setting, Note: "the profile does not leave it to the user"})
+	}
+	if !a.quiet {
+		_, err = fmt.Fprintf(a.out, "%s is not the user's to choose (%s)\n", setting, oneLine(why))
+	}
+	return err
 }
 
 // allowed returns nil if the user may choose the setting, and else the refusal.
@@ -221,19 +285,15 @@ func allowed(p *plan.Plan, setting string) error {
 	if setting == profile.BlockUntrustedServers {
 		return nil
 	}
-	for _, v := range p.Effective.Values {
-		if path.Base(v.Path) != setting {
-			continue
-		}
-		switch {
-		case v.Origin == profile.FromNoProfile:
-			return p.Refuse(v.Path, "there is no profile, and without one the feature does not exist")
-		case !v.UserControllable:
-			return p.Refuse(v.Path, "the profile does not leave it to the user; its UserControllable is not true")
-		case !v.Applies:
-			return p.Refuse(v.Path, v.Note)
-		}
-		return nil
+	switch v, ok := p.Effective.Named(setting); {
+	case !ok:
+		return usagef("%s is no setting", oneLine(setting))
+	case v.Origin == profile.FromNoProfile:
+		return p.Refuse(v.Path, "there is no profile, and without one the feature does not exist")
+	case !v.UserControllable:
+		return p.Refuse(v.Path, "the profile does not leave it to the user; its UserControllable is not true")
+	case !v.Applies:
+		return p.Refuse(v.Path, v.Note)
 	}
-	return usagef("%s is no setting", oneLine(strings.TrimSpace(setting)))
+	return nil
 }

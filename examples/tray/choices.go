@@ -64,12 +64,19 @@ func (c *choices) toggle(setting string) error {
 		if b.checked {
 			value = "false"
 		}
-		if err := c.prefs.SetControl(setting, value); err != nil {
+		if c.path == "" {
+			return c.prefs.SetControl(setting, value)
+		}
+		err := preferences.Edit(c.path, preferences.UserMode, false, func(p *preferences.Preferences) error { return p.SetControl(setting, value) })
+		if err != nil {
 			return err
 		}
-		if c.path != "" {
-			return c.prefs.Save(c.path, preferences.UserMode)
+		// What others have chosen meanwhile counts from now on as well.
+		now, err := preferences.Load(c.path, false)
+		if err == nil {
+			c.prefs = now
 		}
+		return err
 	}
 	return nil
 }

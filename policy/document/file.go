@@ -87,9 +87,49 @@ func readOnce(path string, trusted bool, between func()) (data []byte, same bool
 	return data, same, nil
 }
 
+// makeDir makes the directory of a file with such permissions, and those around it. Its umask is that of the process.
+func makeDir(dir string, perm fs.FileMode) error {
+	if perm&0o044 != 0 {
+		return os.MkdirAll(dir, 0o755)
+	}
+	return os.MkdirAll(dir, 0o700)
+}
+
+// ErrBusy says that another process has been changing a file for too long.
+var ErrBusy = errors.New("another process is changing it")
+
+// EditFile has edit change a file while no other process does so by EditFile, so that of two that change different things none undoes
+// what the other has done. Edit gets what the file holds, nil if there is none, and returns what it is to hold; with nil it stays as it
+// is, and so does it with an error. It may be called twice. For perm see [WriteFile], for trusted [ReadFile].
+func EditFile(path string, perm fs.FileMode, trusted bool, edit func(old []byte) ([]byte, error)) error {
+	if _, err := os.Stat(filepath.Dir(path)); errors.Is(err, fs.ErrNotExist) {
+		// Whoever wants nothing to change need not find a directory that he has not made.
+		if data, err := edit(nil); err != nil || data == nil {
+			return err
+		}
+		if err := makeDir(filepath.Dir(path), perm); err != nil {
+			return err
+		}
+	}
+	unlock, err := lockDir(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	old, err := ReadFile(path, trusted)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	data, err := edit(old)
+	if err != nil || data == nil {
+		return err
+	}
+	return WriteFile(path, data, perm)
+}
+
 // WriteFile replaces a file as a whole or not at all: the content goes into a new file beside it, which is written to the disk
 // and then takes its name. A file that exists keeps its permissions and owner, and perm is for a new one. Missing directories
-// are made, for their owner alone.
+// are made, for everybody if perm lets everybody read the file, and else for their owner alone.
 //
 // A symbolic link is followed, but not by root, whom whoever owns the directory could lead anywhere with it.
 func WriteFile(path string, data []byte, perm fs.FileMode) (err error) {
@@ -102,7 +142,7 @@ func WriteFile(path string, data []byte, perm fs.FileMode) (err error) {
 		}
 	}
 	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makeDir(dir, perm); err != nil {
 		return err
 	}
 	var owner fs.FileInfo

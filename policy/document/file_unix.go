@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 )
 
 // openFile opens a file for reading and does not wait for the other end of a pipe.
@@ -74,6 +75,33 @@ func checkOwner(path string, info fs.FileInfo) error {
 		return untrusted(fmt.Sprintf("is writable by group %d", stat.Gid), run("chmod g-w"))
 	}
 	return nil
+}
+
+// patience is how long a process waits for another one that changes a file.
+const patience = 5 * time.Second
+
+// lockDir keeps other processes from the same until unlock is called.
+func lockDir(dir string) (unlock func(), err error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		switch err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); {
+		case err == nil:
+			return func() {
+				// A child that is only about to run a program has the lock as well, unless it is undone.
+				_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
+				f.Close()
+			}, nil
+		case err != syscall.EWOULDBLOCK && err != syscall.EINTR:
+			f.Close()
+			return func() {}, nil // a file system without locks
+		case time.Now().After(end):
+			f.Close()
+			return nil, &fs.PathError{Op: "lock", Path: dir, Err: ErrBusy}
+		}
+	}
 }
 
 // giveTo makes the owner of f that of the file that it replaces.

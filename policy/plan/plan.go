@@ -193,7 +193,7 @@ func New(host string, docs Documents, env Environment) (*Plan, error) {
 	}
 	p.Script = Script{s.EnableScripting, s.TerminateScriptOnNextEvent, s.PostSBLOnConnectScript}
 	p.Reconnect = Reconnect{s.AutoReconnect, s.ReconnectBehavior == "ReconnectAfterResume"}
-	p.TLS = TLS{FIPS: docs.Local.FIPSMode, Strict: docs.Local.StrictCertificateTrust || p.blocksUntrusted()}
+	p.TLS = TLS{FIPS: docs.Local.FIPSMode, Strict: docs.Local.StrictCertificateTrust || p.BlocksUntrusted()}
 	if p.TLS.FIPS {
 		p.TLS.by = *p.forbids("FipsMode", "true", "")
 	}
@@ -292,11 +292,21 @@ func (p *Plan) last() string {
 	return ""
 }
 
-// blocksUntrusted reports whether the user does not want to be asked about gateways that are not trusted. Without the preference
-// it depends on who asks.
-func (p *Plan) blocksUntrusted() bool {
+// BlocksUntrusted reports whether the user does not want to be asked about gateways that are not trusted. Without the preference
+// it depends on who asks. One that makes no sense counts as true, since whoever wrote it meant to be safe.
+func (p *Plan) BlocksUntrusted() bool {
 	v, ok := p.Documents.Preferences.Control(profile.BlockUntrustedServers)
-	return ok && v == "true"
+	if !ok {
+		return false
+	}
+	meant, err := profile.CheckPreference(profile.BlockUntrustedServers, v)
+	return err != nil || meant == "true"
+}
+
+// Chosen reports whether the user has chosen anything that counts.
+func (p *Plan) Chosen() bool {
+	_, blocks := p.Documents.Preferences.Control(profile.BlockUntrustedServers)
+	return blocks || slices.ContainsFunc(p.Effective.Values, func(v profile.Value) bool { return v.Origin == profile.FromPreference })
 }
 
 func (p *Plan) certificates(s profile.Settings) {

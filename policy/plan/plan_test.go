@@ -442,7 +442,7 @@ func TestMessage(t *testing.T) {
 	}
 	// The mark outlives the file.
 	path := filepath.Join(t.TempDir(), "preferences.xml")
-	if err := user.Save(path, preferences.UserMode); err != nil {
+	if err := os.WriteFile(path, user.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	again, err := preferences.Load(path, false)

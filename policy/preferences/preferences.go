@@ -123,7 +123,7 @@ func (p *Preferences) Findings() []document.Finding { return p.findings }
 // Bytes returns the file: the very bytes that were read if nothing has changed.
 func (p *Preferences) Bytes() []byte { return p.doc.Bytes() }
 
-// Changed reports whether anything has been changed since the preferences were read or written.
+// Changed reports whether anything has been changed since the preferences were read.
 func (p *Preferences) Changed() bool { return p.changed }
 
 // Last returns what was used last.
@@ -232,16 +232,26 @@ func (p *Preferences) Forget(keep Keep) error {
 	return p.SetLast(l)
 }
 
-// Save writes the preferences to the file, as a whole or not at all, and not at all if nothing has changed. The permissions
-// are for a new file; see [UserMode] and [GlobalMode].
-func (p *Preferences) Save(path string, mode fs.FileMode) error {
-	if !p.changed {
-		return nil
-	}
-	if err := document.WriteFile(path, p.doc.Bytes(), mode); err != nil {
+// Edit has change change the preferences in the file, which are empty if there is none. They are written as a whole or not at all, and
+// not at all if nothing has changed. What other processes change at the same time by Edit stays. The permissions are for a new file,
+// see [UserMode] and [GlobalMode]; for trusted see [Load]. Change may be called twice, each time with what the file says.
+func Edit(path string, mode fs.FileMode, trusted bool, change func(*Preferences) error) error {
+	err := document.EditFile(path, mode, trusted, func(old []byte) ([]byte, error) {
+		p := New()
+		if old != nil {
+			var err error
+			if p, err = Parse(path, old); err != nil {
+				return nil, err
+			}
+		}
+		if err := change(p); err != nil || !p.changed {
+			return nil, err
+		}
+		return p.doc.Bytes(), nil
+	})
+	if err != nil {
 		return fmt.Errorf("preferences: %w", err)
 	}
-	p.changed = false
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"culvert.example/vpn/policy/document"
@@ -201,27 +202,47 @@ func TestForget(t *testing.T) {
 
 func TestFiles(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "culvert", "preferences.xml")
+	set := func(name, value string) func(*Preferences) error {
+		return func(p *Preferences) error { return p.SetControl(name, value) }
+	}
+	must(t, Edit(path, UserMode, false, set("AutoConnectOnStart", "")))
+	if _, err := os.Stat(filepath.Dir(path)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a directory was made although nothing has changed: %v", err)
+	}
+	must(t, Edit(path, UserMode, false, set("AutoConnectOnStart", "true")))
+	global := filepath.Join(t.TempDir(), "etc", "preferences_global.xml")
+	must(t, Edit(global, GlobalMode, false, set("AutoConnectOnStart", "true")))
+	for file, want := range map[string]fs.FileMode{path: 0o600, filepath.Dir(path): 0o700, global: 0o644, filepath.Dir(global): 0o755} {
+		if info, err := os.Stat(file); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v", file, info, err)
+		}
+	}
 	p, err := Load(path, false)
-	must(t, err)
-	must(t, p.Save(path, UserMode))
-	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a file was written although nothing has changed: %v", err)
-	}
-	must(t, p.SetControl("AutoConnectOnStart", "true"))
-	must(t, p.Save(path, UserMode))
-	info, err := os.Stat(path)
-	must(t, err)
-	if info.Mode().Perm() != 0o600 || p.Changed() {
-		t.Errorf("%v %v", info.Mode(), p.Changed())
-	}
-	p, err = Load(path, false)
 	must(t, err)
 	if v, _ := p.Control("AutoConnectOnStart"); v != "true" {
 		t.Errorf("read %q", v)
 	}
-	must(t, p.SetControl("AutoConnectOnStart", "false"))
-	if err := p.Save(filepath.Join(path, "none"), UserMode); err == nil || !p.Changed() {
-		t.Errorf("written into a file as if it were a directory: %v", err)
+	if err := Edit(filepath.Join(path, "none"), UserMode, false, set("AutoConnectOnStart", "false")); err == nil {
+		t.Error("written into a file as if it were a directory")
+	}
+	refused := errors.New("refused")
+	if err := Edit(path, UserMode, false, func(p *Preferences) error { return errors.Join(p.SetControl("AutoConnectOnStart", "false"), refused) }); !errors.Is(err, refused) {
+		t.Errorf("a change that was given up: %v", err)
+	}
+	// Of many who change different things at the same time none undoes what another one has done.
+	var wait sync.WaitGroup
+	for i := range 20 {
+		wait.Go(func() {
+			if err := Edit(path, UserMode, false, set(fmt.Sprintf("Setting%d", i), "true")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wait.Wait()
+	p, err = Load(path, false)
+	must(t, err)
+	if n := len(p.Controls()); n != 21 || p.Controls()["AutoConnectOnStart"] != "true" {
+		t.Errorf("%d choices are left: %v", n, p.Controls())
 	}
 	must(t, os.WriteFile(path, []byte("<AnyConnectPreferences>"), 0o600))
 	if _, err := Load(path, false); !document.Has(err, document.RuleMalformed) || !strings.Contains(err.Error(), path+":1:1") {

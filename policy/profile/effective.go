@@ -224,6 +224,16 @@ func (e *Effective) Get(path string) (Value, bool) {
 	return e.Values[i], true
 }
 
+// Named returns the effective value of a setting by its own name, the last one of its path.
+func (e *Effective) Named(name string) (Value, bool) {
+	for _, v := range e.Values {
+		if last(v.Path) == name {
+			return v, true
+		}
+	}
+	return Value{}, false
+}
+
 // Settings returns the effective values by their types. A switch that has no effect beside another one, or on the system, has
 // its default, so that whoever acts on the settings need not look further than at one of them.
 func (e *Effective) Settings() Settings { return e.settings }
