@@ -19,7 +19,6 @@ import (
 	"culvert.example/vpn/policy/network/selection"
 	"culvert.example/vpn/policy/network/trusted"
 	"culvert.example/vpn/system"
-	"culvert.example/vpn/transport/trust"
 )
 
 // lookAgain is how often the machine is asked which DNS servers and domains its network has, beside whenever addresses change.
@@ -457,7 +456,7 @@ func (m *automat) AskTrusted(ctx context.Context, r trusted.Rules) trusted.Answe
 
 // AskPortal implements network.Hooks.
 func (m *automat) AskPortal(ctx context.Context, gateways []string) portal.Report {
-	cfg, err := trust.Config(m.flags.base.TLS, trust.Pins(m.flags.servercert))
+	cfg, err := m.flags.prober()
 	if err != nil {
 		return portal.Report{Why: err.Error()}
 	}

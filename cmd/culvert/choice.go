@@ -15,7 +15,6 @@ import (
 	"culvert.example/vpn/policy/network"
 	"culvert.example/vpn/policy/network/selection"
 	"culvert.example/vpn/policy/plan"
-	"culvert.example/vpn/transport/trust"
 )
 
 // A gatewayCache is the file that keeps, beside the journal, what automatic server selection has measured.
@@ -147,7 +146,7 @@ func (c *chooser) note(what func(*selection.Selector)) {
 
 // roundTrip measures a gateway past the tunnel.
 func (u *usage) roundTrip(ctx context.Context, server string) (time.Duration, error) {
-	cfg, err := trust.Config(u.flags.base.TLS, trust.Pins(u.flags.servercert))
+	cfg, err := u.flags.prober()
 	if err != nil {
 		return 0, err
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"culvert.example/vpn"
+	"culvert.example/vpn/policy/certificate"
 	"culvert.example/vpn/policy/plan"
 	"culvert.example/vpn/transport"
 	"culvert.example/vpn/transport/login"
@@ -62,9 +63,12 @@ type clientFlags struct {
 
 	documents documentFlags
 	// plan is what the documents say of the connection, nil if there are none; see govern. Base is the configuration before the way
-	// to a gateway is chosen.
-	plan *plan.Plan
-	base *vpn.Config
+	// to a gateway is chosen, entry the name of the entry that is dialled, "" for the one that was chosen, and verifier what makes a
+	// gateway trusted besides pins, nil without a plan.
+	plan     *plan.Plan
+	base     *vpn.Config
+	entry    string
+	verifier *certificate.Verifier
 
 	pidFile string
 	argv    *pflag.FlagSet
@@ -262,6 +266,12 @@ func (c *clientFlags) vpnConfig(ctx context.Context, a *app) (*vpn.Config, *aske
 // reach returns the configuration for the gateway that was located last.
 func (c *clientFlags) reach(a *app) (*vpn.Config, error) {
 	cfg := *c.base
+	if c.plan != nil {
+		var err error
+		if cfg.TLS, err = c.trusted(cfg.TLS, c.plan.PinsOf(c.entry)); err != nil {
+			return nil, err
+		}
+	}
 	if err := c.upstream.apply(a, c.argv, &cfg); err != nil {
 		return nil, forbiddenProxy(c.plan, err)
 	}

@@ -43,6 +43,9 @@ func (c *clientFlags) govern(a *app, args []string, machine bool) error {
 		if err := c.notListed(p, c.typed(args)); err != nil {
 			return err
 		}
+		if p.Listed && c.usergroup == "" {
+			c.usergroup = typedGroup(p.InForce(), c.typed(args))
+		}
 	}
 	if err != nil {
 		return err
@@ -65,6 +68,16 @@ func listedName(profiles *profile.Collection, name string) string {
 		host = before
 	}
 	return strings.TrimSuffix(host, ":443")
+}
+
+// typedGroup returns the group in the URL of a gateway that was named, which takes the place of the one that its entry has, or "".
+func typedGroup(profiles *profile.Collection, name string) string {
+	if _, _, ok := profiles.Host(name); ok {
+		return ""
+	}
+	rest := strings.TrimPrefix(name, "https://")
+	_, group, _ := strings.Cut(rest, "/")
+	return group
 }
 
 // notListed refuses a name that is like those of entries and that no profile lists, which would otherwise be looked up as that of a host.
@@ -124,8 +137,12 @@ func (c *clientFlags) remember(a *app) {
 	if p == nil || p.Profile == nil || !p.Listed {
 		return
 	}
+	h := p.Host
+	if other, _, ok := p.InForce().Host(c.entry); ok && c.entry != "" {
+		h = other
+	}
 	used := func(last *preferences.Last) {
-		last.HostName, last.HostAddress, last.Group, last.User = p.Host.Name, p.Servers[0], p.Group, cmp.Or(c.user, last.User)
+		last.HostName, last.HostAddress, last.Group, last.User = h.Name, h.Servers()[0], h.UserGroup, cmp.Or(c.user, last.User)
 	}
 	if err := a.savePreferences(&c.documents, p, used, p.Message.Show); err != nil {
 		a.reporter().warn("the preferences were not written: %v", err)
@@ -141,7 +158,7 @@ func (c *clientFlags) obey(ctx context.Context, a *app, cfg *vpn.Config, ask *as
 	if !c.documents.machine {
 		c.heedDesktop(a)
 	}
-	_, problems, err := a.planConfig(p, &c.documents, c, cfg)
+	problems, err := a.planConfig(p, &c.documents, c, cfg)
 	for _, problem := range problems {
 		a.reporter().warn("certificates: %s", oneLine(problem.Error()))
 	}
@@ -299,6 +316,7 @@ func (u *usage) dialServer(ctx context.Context, server, name string, ticket *vpn
 	if server, err = u.flags.locate(server); err != nil {
 		return nil, ending{err: err}
 	}
+	u.flags.entry = name
 	cfg, err := u.flags.reach(u.app)
 	if err != nil {
 		return nil, ending{err: err}

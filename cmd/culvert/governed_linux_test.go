@@ -125,6 +125,7 @@ func TestProxyRefused(t *testing.T) {
 	ipsec := put(t, root, "ipsec.xml", corp("", entry+"<PrimaryProtocol>IPsec</PrimaryProtocol>"))
 	six := put(t, root, "six.xml", corp("<IPProtocolSupport>IPv6</IPProtocolSupport>", entry))
 	pinned := put(t, root, "pinned.xml", corp("<CertificatePinning>true<CertificatePinList><Pin>"+strings.Repeat("ab", 64)+"</Pin></CertificatePinList></CertificatePinning>", entry))
+	grouped := put(t, root, "grouped.xml", corp("", "<HostAddress>127.0.0.1:1</HostAddress><UserGroup>staff</UserGroup>"))
 	noTLS := put(t, root, "notls.xml", localPolicy("<RestrictTunnelProtocols>TLS</RestrictTunnelProtocols>"))
 	strict := put(t, root, "strict.xml", localPolicy("<StrictCertificateTrust>true</StrictCertificateTrust>"))
 	for _, tt := range []struct {
@@ -140,6 +141,10 @@ func TestProxyRefused(t *testing.T) {
 		{"--local-policy " + noTLS + " gw.example", "RestrictTunnelProtocols (local policy " + noTLS + ":2:1)", exitFailed},
 		{"--profile " + office + " --local-policy " + strict + " Office", "StrictCertificateTrust (local policy " + strict + ":2:1)", exitFailed},
 		{"--profile nowhere Office", "nowhere", exitUsage},
+		// The group in a URL is the user's word, whatever the entry of that gateway says.
+		{"--profile " + grouped + " https://127.0.0.1:1/contractors", "connecting to https://127.0.0.1:1/contractors", exitUnreachable},
+		{"--profile " + grouped + " 127.0.0.1:1/contractors", "connecting to https://127.0.0.1:1/contractors", exitUnreachable},
+		{"--profile " + grouped + " https://127.0.0.1:1", "connecting to https://127.0.0.1:1/staff", exitUnreachable},
 	} {
 		for _, command := range [][]string{{"proxy", "--listen", "127.0.0.1:0"}, {"connect", "--authenticate"}} {
 			got := culvert(t, password, append(append(command, strings.Fields(tt.args)...), loggingIn(root, gw)...)...)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"fmt"
 	"runtime"
 
@@ -10,6 +11,7 @@ import (
 	"culvert.example/vpn/policy/decision"
 	"culvert.example/vpn/policy/document"
 	"culvert.example/vpn/policy/plan"
+	"culvert.example/vpn/transport/trust"
 	"culvert.example/vpn/transport/upstream"
 )
 
@@ -31,10 +33,11 @@ func planFlags(p *plan.Plan, c *clientFlags) error {
 	return nil
 }
 
-// planConfig makes the configuration of a tunnel, as clientFlags.vpnConfig has made it, what the documents want: which authorities
-// vouch for the gateway and what is distrusted, pinned keys, TLS, DTLS, and who decides about flows. The decider gets the plan; who
-// else has a say is for the caller to add. It returns what could not be read of the stores, which keeps nothing from working.
-func (a *app) planConfig(p *plan.Plan, f *documentFlags, c *clientFlags, cfg *vpn.Config) (*decision.Decider, []error, error) {
+// planConfig makes the configuration of a tunnel, as clientFlags.vpnConfig has made it, what the documents want for all gateways: TLS,
+// DTLS, and who decides about flows, which is the plan. It leaves it to clientFlags.trusted which gateway is accepted, and sets the
+// verifier for that: which authorities vouch and what is distrusted. It returns what could not be read of the stores, which keeps
+// nothing from working.
+func (a *app) planConfig(p *plan.Plan, f *documentFlags, c *clientFlags, cfg *vpn.Config) ([]error, error) {
 	options := certificates.Options{Getenv: a.getenv, Root: f.root}
 	if f.machine && !f.lenient {
 		options.ReadMachine = func(path string) ([]byte, error) { return document.ReadFile(path, true) }
@@ -49,18 +52,14 @@ func (a *app) planConfig(p *plan.Plan, f *documentFlags, c *clientFlags, cfg *vp
 		problems = append(problems, store.Problems...)
 		vouching = append(vouching, store)
 	}
-	v := &certificate.Verifier{Distrusts: certificates.Distrusts(vouching...), Pins: p.Certificates.Pins}
+	c.verifier = &certificate.Verifier{Distrusts: certificates.Distrusts(vouching...)}
 	if c.cafile == "" && !c.noSystemTrust {
 		var err error
-		if v.Roots, err = certificates.Pool(vouching...); err != nil {
-			return nil, problems, fmt.Errorf("the certificate stores of %s: %w", runtime.GOOS, err)
+		if c.verifier.Roots, err = certificates.Pool(vouching...); err != nil {
+			return problems, fmt.Errorf("the certificate stores of %s: %w", runtime.GOOS, err)
 		}
 	}
-	checked, err := v.Config(p.TLS.Config(cfg.TLS))
-	if err != nil {
-		return nil, problems, err
-	}
-	cfg.TLS = checked
+	cfg.TLS = p.TLS.Config(cfg.TLS)
 	if p.NoDTLS {
 		cfg.NoDTLS = true
 	}
@@ -68,5 +67,27 @@ func (a *app) planConfig(p *plan.Plan, f *documentFlags, c *clientFlags, cfg *vp
 	// The routes are the business of the tunnel, which asks the decider before it looks at them.
 	d.Set(decision.Inputs{Plan: p})
 	cfg.Policy = d
-	return d, problems, nil
+	return problems, nil
+}
+
+// trusted returns the TLS configuration by which a gateway is accepted that has one of the pins, and trust is needed for as well.
+func (c *clientFlags) trusted(cfg *tls.Config, pins *certificate.Pins) (*tls.Config, error) {
+	if c.verifier == nil {
+		return cfg, nil
+	}
+	v := *c.verifier
+	v.Pins = pins
+	return v.Config(cfg)
+}
+
+// prober returns the TLS configuration for questions that tell a gateway nothing: any of those that are trusted may answer.
+func (c *clientFlags) prober() (*tls.Config, error) {
+	cfg := c.base.TLS
+	if c.plan != nil {
+		var err error
+		if cfg, err = c.trusted(cfg, c.plan.AnyPins()); err != nil {
+			return nil, err
+		}
+	}
+	return trust.Config(cfg, trust.Pins(c.servercert))
 }

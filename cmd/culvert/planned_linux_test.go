@@ -50,10 +50,13 @@ func TestPlanned(t *testing.T) {
 			return nil, nil, err
 		}
 		cfg := &vpn.Config{Login: login.Fixed{Username: gatewaytest.User, Password: gatewaytest.Password}, ReconnectTimeout: time.Second}
-		d, _, err := a.planConfig(p, f, c, cfg)
-		if err != nil {
+		if _, err := a.planConfig(p, f, c, cfg); err != nil {
 			return nil, nil, err
 		}
+		if cfg.TLS, err = c.trusted(cfg.TLS, p.PinsOf("")); err != nil {
+			return nil, nil, err
+		}
+		d := cfg.Policy.(*decision.Decider)
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		tunnel, err := vpn.Dial(ctx, p.Servers[0], cfg)

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -13,6 +17,7 @@ import (
 
 	"culvert.example/vpn/internal/logind"
 	"culvert.example/vpn/internal/ocserv"
+	"culvert.example/vpn/policy/certificate"
 	"culvert.example/vpn/policy/plan"
 )
 
@@ -120,13 +125,27 @@ func TestProfileMachine(t *testing.T) {
 			t.Errorf("%s: %+v", setting, got)
 		}
 	}
-	// With two entries and no name the one that answers is measured, which nobody has to wait for in the first one.
+	// With two entries and no name the one that answers is measured, which nobody has to wait for in the first one. Each has the pin of
+	// its own key.
+	data, err := os.ReadFile(filepath.Join(m.server.Dir, "cert.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(data)
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pinned := func(pin string) string {
+		return `<CertificatePinList><Pin Subject="a" Issuer="b">` + pin + "</Pin></CertificatePinList>"
+	}
+	other, own := pinned(strings.Repeat("cd", 64)), pinned(certificate.PinOf(cert))
 	dead, _, _ := strings.Cut(strings.TrimPrefix(m.server.URL, "https://"), ":")
 	m.write(file, `<AnyConnectProfile xmlns="http://schemas.xmlsoap.org/encoding/"><ClientInitialization>
 <LinuxVPNEstablishment>AllowRemoteUsers</LinuxVPNEstablishment><EnableAutomaticServerSelection>true</EnableAutomaticServerSelection>
-</ClientInitialization><ServerList>
-<HostEntry><HostName>Dead</HostName><HostAddress>`+dead+`:9</HostAddress></HostEntry>
-<HostEntry><HostName>Near</HostName><HostAddress>`+strings.TrimPrefix(m.server.URL, "https://")+`</HostAddress></HostEntry>
+<CertificatePinning>true</CertificatePinning></ClientInitialization><ServerList>
+<HostEntry><HostName>Dead</HostName><HostAddress>`+dead+`:9</HostAddress>`+other+`</HostEntry>
+<HostEntry><HostName>Near</HostName><HostAddress>`+strings.TrimPrefix(m.server.URL, "https://")+`</HostAddress>`+own+`</HostEntry>
 </ServerList></AnyConnectProfile>`)
 	args := m.named(file)
 	args = args[:len(args)-1]
@@ -138,6 +157,9 @@ func TestProfileMachine(t *testing.T) {
 		}
 		p.wait(&told, "the machine uses the tunnel", func(e event) bool { return e.Event == "system" && e.State == "connected" })
 		terminated(t, m, p)
+	}
+	if b, err := os.ReadFile(m.path("/run/home/.config/culvert/preferences.xml")); err != nil || !strings.Contains(string(b), "<DefaultHostName>Near<") {
+		t.Errorf("what was used last: %s, %v", b, err)
 	}
 	p, told = m.govern(append(args, "Dead")...), 0
 	if e := p.wait(&told, "the gateway", func(e event) bool { return e.State == "connecting" }); !strings.HasSuffix(e.Gateway, ":9") {

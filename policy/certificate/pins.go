@@ -1,6 +1,7 @@
 package certificate
 
 import (
+	"cmp"
 	"crypto/sha512"
 	"crypto/subtle"
 	"crypto/tls"
@@ -17,8 +18,8 @@ import (
 type Pins struct {
 	// Hashes are the SHA-512 of the keys (SubjectPublicKeyInfo in DER). Without any, no gateway is accepted.
 	Hashes [][]byte
-	// Document is the name of the profile, for messages.
-	Document string
+	// Document is the name of the profile, and Gateway that of its entry, for messages.
+	Document, Gateway string
 }
 
 // PinsOf returns the pins of a profile for one of its gateways, nil if CertificatePinning is not true.
@@ -27,11 +28,24 @@ func PinsOf(p *profile.Profile, h profile.Host) *Pins {
 	if !on {
 		return nil
 	}
-	pins := &Pins{Document: p.Name()}
+	pins := &Pins{Document: p.Name(), Gateway: h.Name}
 	for _, pin := range list {
 		pins.Hashes = append(pins.Hashes, pin.Hash)
 	}
 	return pins
+}
+
+// Join returns pins of which any will do, for questions to one of several gateways that tell it nothing. It returns nil if any of them
+// is nil.
+func Join(all ...*Pins) *Pins {
+	joined := &Pins{}
+	for _, p := range all {
+		if p == nil {
+			return nil
+		}
+		joined.Hashes, joined.Document = append(joined.Hashes, p.Hashes...), p.Document
+	}
+	return joined
 }
 
 // PinOf returns the pin of a certificate as a profile has it: the SHA-512 of its public key in hexadecimal.
@@ -67,7 +81,7 @@ func (p *Pins) Verify(cs tls.ConnectionState) error {
 	if len(chains) == 0 && len(cs.PeerCertificates) > 0 {
 		chains = [][]*x509.Certificate{cs.PeerCertificates[:1]}
 	}
-	e := &PinError{Host: cs.ServerName, Document: p.Document, Pins: len(p.Hashes)}
+	e := &PinError{Host: cmp.Or(cs.ServerName, p.Gateway), Document: p.Document, Pins: len(p.Hashes)}
 	for _, chain := range chains {
 		if p.match(chain) {
 			return nil
@@ -81,7 +95,7 @@ func (p *Pins) Verify(cs tls.ConnectionState) error {
 
 // A PinError says that no key in the chain of a gateway is pinned. It matches transport.ErrUntrusted.
 type PinError struct {
-	// Host is the name that was asked for.
+	// Host is the name that was asked for, or that of the gateway's entry if it was asked for by its address.
 	Host string
 	// Document is the name of the profile.
 	Document string

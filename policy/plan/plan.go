@@ -120,7 +120,7 @@ type Certificates struct {
 	Stores []certificate.Store
 	// Rules choose the client certificate.
 	Rules certificate.Rules
-	// Pins are the keys that the gateway must have one of, nil if any key does that is trusted.
+	// Pins are the keys that the chosen gateway must have one of, nil if any key does that is trusted. See [Plan.PinsOf] for others.
 	Pins *certificate.Pins
 	// WarnDays is how many days before a client certificate expires the user is told, 0 for never.
 	WarnDays int
@@ -324,6 +324,23 @@ func (p *Plan) certificates(s profile.Settings) {
 	if e := p.Profile.Enrollment(); e != nil {
 		p.Certificates.WarnDays = e.WarnDays
 	}
+}
+
+// PinsOf returns the keys of which a gateway must have one, by the name of its entry, where "" is the chosen one. Nil accepts any key.
+func (p *Plan) PinsOf(name string) *certificate.Pins {
+	if h, of, ok := p.InForce().Host(name); ok && name != "" {
+		return certificate.PinsOf(of, h)
+	}
+	return p.Certificates.Pins
+}
+
+// AnyPins returns the pins of all gateways together, for questions to one of them that tell it nothing.
+func (p *Plan) AnyPins() *certificate.Pins {
+	all := []*certificate.Pins{p.Certificates.Pins}
+	for _, h := range p.InForce().Hosts() {
+		all = append(all, p.PinsOf(h.Name))
+	}
+	return certificate.Join(all...)
 }
 
 // shownMark is the name under which the preferences note that the message before connecting has been shown.
