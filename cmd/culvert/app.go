@@ -27,6 +27,7 @@ type app struct {
 
 	args    []string     // the command line
 	release func() error // tells the process in the foreground that all is up, or nil
+	flush   func()       // waits for a while until everything that was told is written
 
 	json    bool
 	quiet   bool
@@ -116,6 +117,12 @@ func (a *app) reporter() *reporter {
 		a.rep = &reporter{w: a.err, json: a.json, quiet: a.quiet, colour: a.getenv("NO_COLOR") == "" && a.getenv("TERM") != "dumb" && isTerminal(a.err)}
 	}
 	return a.rep
+}
+
+// endure is for commands that run for long: whoever reads what they tell may end, or stop reading, and they go on.
+func (a *app) endure() {
+	survivePipes()
+	a.flush = a.reporter().detach()
 }
 
 // isTerminal reports whether w is a terminal, or at least a device for characters.

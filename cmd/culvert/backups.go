@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 
 	"culvert.example/vpn"
@@ -8,7 +9,7 @@ import (
 
 // each calls try with the gateway, and with its backups after it as long as those before cannot be reached. It must come after
 // vpnConfig.
-func (c *clientFlags) each(a *app, server string, try func(server string, cfg *vpn.Config) error) error {
+func (c *clientFlags) each(ctx context.Context, a *app, server string, try func(server string, cfg *vpn.Config) error) error {
 	servers := []string{server}
 	if c.plan != nil && c.plan.Listed {
 		servers = c.plan.Servers
@@ -16,7 +17,7 @@ func (c *clientFlags) each(a *app, server string, try func(server string, cfg *v
 	for i, next := range servers {
 		err := c.one(a, next, try)
 		if err == nil || i == len(servers)-1 || codeOf(err) != exitUnreachable {
-			return err
+			return c.behindPortal(ctx, nil, err)
 		}
 		a.reporter().warn("%s cannot be reached: %s", oneLine(next), oneLine(plainText(err)))
 	}

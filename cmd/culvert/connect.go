@@ -107,7 +107,7 @@ func (a *app) runConnect(ctx context.Context, c *clientFlags, args []string, coo
 		return err
 	}
 	var ticket *vpn.Ticket
-	if err := c.each(a, server, func(server string, cfg *vpn.Config) (err error) {
+	if err := c.each(ctx, a, server, func(server string, cfg *vpn.Config) (err error) {
 		ticket, err = vpn.Authenticate(ctx, server, cfg)
 		return err
 	}); err != nil {

@@ -121,12 +121,15 @@ func hint(err error) string {
 	var absent *notRunningError
 	var closed *closedSocketError
 	var denied *rootOnlyError
+	var portal *portalError
 	switch {
 	case errors.As(err, &usage):
 		if usage.hint == "" {
 			return "Run the command with --help for what it takes."
 		}
 		return usage.hint
+	case errors.As(err, &portal):
+		return "Log in to this network with a browser" + orNothing(": ", portal.url) + "\nThen run the command again."
 	case errors.As(err, &denied):
 		return "Only root can undo changes of this machine: " + denied.asRoot
 	case errors.As(err, &untrusted) && untrusted.Certificate != nil:

@@ -287,6 +287,7 @@ func (u *usage) dialAny(ctx context.Context, server string) (*vpn.Tunnel, ending
 	for {
 		next, _, ok := walk.Next()
 		if !ok {
+			last.err = u.flags.behindPortal(ctx, u.sys.DialContext, last.err)
 			return nil, last
 		}
 		t, end := u.dialServer(ctx, next, u.choice.host(next).Name, nil, nil)
@@ -294,6 +295,7 @@ func (u *usage) dialAny(ctx context.Context, server string) (*vpn.Tunnel, ending
 			u.choice.used(next)
 		}
 		if t != nil || end.wanted() || codeOf(end.err) != exitUnreachable {
+			end.err = u.flags.behindPortal(ctx, u.sys.DialContext, end.err)
 			return t, end
 		}
 		if len(servers) > 1 {

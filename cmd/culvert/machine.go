@@ -29,6 +29,7 @@ func (e ending) wanted() bool { return e.err == nil }
 
 // runMachine connects, and has this machine use the tunnel until somebody wants an end of it or the tunnel fails.
 func (a *app) runMachine(ctx context.Context, c *clientFlags, m *machineFlags, args []string) error {
+	a.endure()
 	if err := c.govern(a, args, true); err != nil {
 		return err
 	}

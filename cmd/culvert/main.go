@@ -44,12 +44,13 @@ func main() {
 
 // run runs the command line args and returns the exit status. It is main without the process around it.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) exitCode {
-	a := &app{in: stdin, out: stdout, err: stderr, getenv: getenv, args: args}
+	a := &app{in: stdin, out: stdout, err: stderr, getenv: getenv, args: args, flush: func() {}}
 	root := a.command()
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	defer func() { a.flush() }()
 	err := root.ExecuteContext(ctx)
 	if err != nil && !a.started {
 		// Nothing has run yet, so cobra did not understand the command line.

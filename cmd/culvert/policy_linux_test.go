@@ -399,6 +399,22 @@ func TestAlwaysOnPolicy(t *testing.T) {
 	m.router.Run("nft", "add table ip hotel; add chain ip hotel in { type nat hook prerouting priority -100; }; "+
 		"add rule ip hotel in tcp dport 80 redirect to :8080; add chain ip hotel through { type filter hook forward priority 0; }; add rule ip hotel through reject")
 
+	// Without a policy it is named too, unless a profile does not want it to be looked for.
+	const quiet = "/etc/quiet.xml"
+	m.write(quiet, `<AnyConnectProfile xmlns="http://schemas.xmlsoap.org/encoding/"><ClientInitialization>
+<LinuxVPNEstablishment>AllowRemoteUsers</LinuxVPNEstablishment><DisableCaptivePortalDetection>true</DisableCaptivePortalDetection>
+</ClientInitialization><ServerList><HostEntry><HostName>a</HostName><HostAddress>`+strings.TrimPrefix(m.server.URL, "https://")+`</HostAddress></HostEntry></ServerList></AnyConnectProfile>`)
+	for _, command := range [][]string{{"proxy", "--listen", "127.0.0.1:0"}, {"connect"}} {
+		args := append(command, "--user", "alice", "--passwd-on-stdin", "--non-inter", "--servercert", m.server.Pin, m.server.URL)
+		const page = "http://10.98.0.1/page"
+		if got := m.culvertWith("pass\n", args...); got.code != exitUnreachable || strings.Count(got.stderr, page) < 2 || !strings.Contains(got.stderr, "captive portal") {
+			t.Errorf("%s behind the portal: %+v", command[0], got)
+		}
+		if got := m.culvertWith("pass\n", append(args, "--profile", quiet)...); got.code != exitUnreachable || strings.Contains(got.stderr, page) {
+			t.Errorf("%s with DisableCaptivePortalDetection: %+v", command[0], got)
+		}
+	}
+
 	p := m.govern(m.named(file)...)
 	var told int
 	p.wait(&told, "the captive portal", func(e event) bool { return e.Kind == "portal" && strings.Contains(e.Message, "10.98.0.1/page") })

@@ -68,6 +68,7 @@ settings count then, but for those that are about the whole machine, which are n
 
 // runProxy opens the port, then the tunnel, and carries connections until one of them or the command ends.
 func (a *app) runProxy(ctx context.Context, c *clientFlags, p *proxyFlags, args []string) error {
+	a.endure()
 	if err := c.govern(a, args, false); err != nil {
 		return err
 	}
@@ -113,7 +114,7 @@ func (a *app) runProxy(ctx context.Context, c *clientFlags, p *proxyFlags, args 
 	}
 	outside := direct(r, p.noDirect)
 	var t *vpn.Tunnel
-	if err := c.each(a, server, func(server string, cfg *vpn.Config) (err error) {
+	if err := c.each(ctx, a, server, func(server string, cfg *vpn.Config) (err error) {
 		cfg.Direct = outside
 		t, err = vpn.Dial(ctx, server, cfg)
 		return err

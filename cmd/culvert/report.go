@@ -77,6 +77,22 @@ type reporter struct {
 	dated  bool // lines begin with the time
 }
 
+// detach keeps whoever does not read what is told from stopping the command. Flush waits for him for a while in the end.
+func (r *reporter) detach() (flush func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	o := newOutlet(r.w, func(lost int) []byte {
+		text := fmt.Sprintf("%d messages are left out here, since nobody read them", lost)
+		if r.json {
+			b, _ := json.Marshal(event{Time: time.Now(), Event: "message", Message: text})
+			return append(b, '\n')
+		}
+		return []byte("culvert: warning: " + text + "\n")
+	})
+	r.w = o
+	return o.flush
+}
+
 // inLog has the lines from now on be those of a log, rather than of a terminal.
 func (r *reporter) inLog() {
 	r.mu.Lock()
@@ -163,7 +179,7 @@ func (r *reporter) fail(err error, code exitCode) {
 		return
 	}
 	fmt.Fprintf(r.w, "%s %s %s\n", r.front(), r.paint(red, "error:"), text)
-	if refused := (*refusedError)(nil); advice != "" && !errors.As(err, &refused) { // which says all that a person needs
+	if advice != "" {
 		fmt.Fprintln(r.w, advice)
 	}
 }

@@ -126,6 +126,7 @@ const farewell = 5 * time.Second
 
 // runServe serves until the context ends.
 func (a *app) runServe(ctx context.Context, s *serveFlags) error {
+	a.endure()
 	r := a.reporter()
 	cfg, users, err := s.gatewayConfig()
 	if err != nil {

@@ -31,6 +31,10 @@ func watchSignals(ctx context.Context, r *reporter, t *vpn.Tunnel) {
 	}
 }
 
+// survivePipes has writes to a pipe that nobody reads any more fail, instead of ending the process in the midst of whatever it does. The
+// signal is caught and not ignored, which programs that this one starts would inherit.
+func survivePipes() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
+
 // reloadSignal returns a channel that gets SIGHUP, which asks a server to read its files again.
 func reloadSignal() (signals chan os.Signal, stop func()) {
 	signals = make(chan os.Signal, 1)
