@@ -65,10 +65,12 @@ type clientFlags struct {
 	// plan is what the documents say of the connection, nil if there are none; see govern. Base is the configuration before the way
 	// to a gateway is chosen, entry the name of the entry that is dialled, "" for the one that was chosen, and verifier what makes a
 	// gateway trusted besides pins, nil without a plan.
-	plan     *plan.Plan
-	base     *vpn.Config
-	entry    string
-	verifier *certificate.Verifier
+	plan  *plan.Plan
+	base  *vpn.Config
+	entry string
+	// thumbprint is that of the client certificate that a person has chosen, "" if none was.
+	thumbprint string
+	verifier   *certificate.Verifier
 
 	pidFile string
 	argv    *pflag.FlagSet

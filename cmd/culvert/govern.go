@@ -143,6 +143,7 @@ func (c *clientFlags) remember(a *app) {
 	}
 	used := func(last *preferences.Last) {
 		last.HostName, last.HostAddress, last.Group, last.User = h.Name, h.Servers()[0], h.UserGroup, cmp.Or(c.user, last.User)
+		last.ClientCertificateThumbprint = cmp.Or(c.thumbprint, last.ClientCertificateThumbprint)
 	}
 	if err := a.savePreferences(&c.documents, p, used, p.Message.Show); err != nil {
 		a.reporter().warn("the preferences were not written: %v", err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"culvert.example/vpn/gateway/gatewaytest"
 	"culvert.example/vpn/host/logins"
 	"culvert.example/vpn/policy/profile"
+	"culvert.example/vpn/transport/login"
 )
 
 // corp returns a profile with settings, and an entry Office with what stands in it.
@@ -208,6 +210,43 @@ func TestGovernedIdentity(t *testing.T) {
 			t.Errorf("%q: the gateway has seen %q, want %s; %+v", tt.settings, shown, tt.want, got)
 		}
 		mu.Unlock()
+	}
+
+	// With AutomaticCertSelection false a person chooses, once.
+	file := put(t, root, "corp.xml", corp("<AutomaticCertSelection>false</AutomaticCertSelection>", entry))
+	asked := 0
+	person := login.PrompterFunc(func(_ context.Context, f *login.Form) error {
+		asked++
+		for _, o := range f.Fields[0].Options {
+			if strings.Contains(o.Text, "alice-admin") {
+				f.Fields[0].Set(o.Value)
+			}
+		}
+		return nil
+	})
+	for range 2 {
+		a, stderr := reading()
+		c := &clientFlags{documents: documentFlags{root: root, profileFile: file}}
+		if err := c.govern(a, []string{"Office"}, false); err != nil {
+			t.Fatal(err)
+		}
+		cert, err := c.identify(t.Context(), a, &asker{person: person})(nil)
+		if err != nil || cert.Leaf == nil || cert.Leaf.Subject.CommonName != "alice-admin" {
+			t.Errorf("%+v, %v: %s", cert, err, stderr)
+		}
+		c.remember(a)
+	}
+	if asked != 1 {
+		t.Errorf("the person was asked %d times", asked)
+	}
+	a, stderr := reading()
+	put(t, root, userPreferences, "<AnyConnectPreferences/>")
+	c := &clientFlags{documents: documentFlags{root: root, profileFile: file}}
+	if err := c.govern(a, []string{"Office"}, false); err != nil {
+		t.Fatal(err)
+	}
+	if cert, err := c.identify(t.Context(), a, &asker{})(nil); err != nil || len(cert.Certificate) > 0 || !strings.Contains(stderr.String(), "name one with --certificate") {
+		t.Errorf("with nobody to ask: %+v, %v: %s", cert, err, stderr)
 	}
 }
 

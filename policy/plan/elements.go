@@ -53,6 +53,8 @@ func (p *Plan) idle(path string, e *document.Element) string {
 		return ""
 	case isSetting && machineOnly(setting) && !p.Environment.WholeMachine:
 		return theirs
+	case setting == "AutoConnectOnStart" && p.Network.Automatic && p.Environment.WholeMachine:
+		return "" // it has a tunnel come up although nobody is logged on
 	case isSetting && p.Environment.Unavailable[setting] != "":
 		return p.Environment.Unavailable[setting]
 	}

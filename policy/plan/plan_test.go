@@ -616,3 +616,20 @@ func TestRest(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestAutoConnectOnStart: a caller that connects when it is started anyhow need not obey it, unless AutomaticVPNPolicy has a tunnel wait
+// for a logon.
+func TestAutoConnectOnStart(t *testing.T) {
+	for policy, want := range map[string]bool{"": true, "<AutomaticVPNPolicy>true</AutomaticVPNPolicy>": false} {
+		env := machine()
+		env.Unavailable = map[string]string{"AutoConnectOnStart": "it connects anyhow"}
+		settings := "<AutoConnectOnStart>true</AutoConnectOnStart>" + policy
+		p, err := New("Office", Documents{Profiles: collection(xmlProfile(t, "corp.xml", settings, office))}, env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.ContainsFunc(p.Ignored, func(e Effect) bool { return e.Path == "AutoConnectOnStart" }); got != want {
+			t.Errorf("%q: without effect: %v", policy, got)
+		}
+	}
+}
