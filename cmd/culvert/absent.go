@@ -28,10 +28,10 @@ func (e *notRunningError) Error() string {
 	const none = "no culvert connect is running"
 	switch left := none + ", but one has ended without undoing its changes of this machine, as " + e.journal + " says"; {
 	case e.alone:
-		return none + ", but the kill switch of one that has ended blocks the network of this machine (unless it was --always-on open), because it is" +
+		return none + ", but the kill switch of one that has ended blocks the network of this machine, because it is" +
 			" locked, policy demands it, or no tunnel came about; it is lifted by: culvert repair"
 	case e.walled:
-		return left + "; its kill switch blocks the network of this machine (unless it was --always-on open) until: culvert repair"
+		return left + "; its kill switch blocks the network of this machine, also after --always-on open, until: culvert repair"
 	case e.left:
 		return left + "; undo them with: culvert repair"
 	case e.unknown:
@@ -50,7 +50,7 @@ func (e *notRunningError) answer() func(decision.Query) decision.Answer {
 	}
 	return func(decision.Query) decision.Answer {
 		return only(decision.Nowhere, decision.Step{Document: e.journal, Setting: "kill switch",
-			Says: "a culvert connect has ended without undoing it, so it blocks the network of this machine (unless it was --always-on open) until: culvert repair"})
+			Says: "a culvert connect has ended without undoing it, so it blocks the network of this machine, also after --always-on open, until: culvert repair"})
 	}
 }
 

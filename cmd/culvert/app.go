@@ -56,7 +56,7 @@ the whole machine, and is such a gateway itself. Begin with "culvert demo".
 	root.SetFlagErrorFunc(flagError)
 	root.SetVersionTemplate("culvert {{.Version}}\n")
 	flags := root.PersistentFlags()
-	flags.BoolVar(&a.json, "json", false, "print one JSON event a line to standard error (with status, repair, data-path, sessions and version: JSON to standard output)")
+	flags.BoolVar(&a.json, "json", false, "print one JSON event a line to standard error (commands that print a report print it as JSON to standard output)")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "print nothing but errors")
 	flags.CountVarP(&a.verbose, "verbose", "v", "print what happens; twice prints more")
 	root.AddCommand(a.demo(), a.proxy(), a.connect(), a.status(), a.disconnect(), a.repair(), a.dataPath(), a.serve(), a.sessions(), a.versionCommand())

@@ -3,8 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"net"
+	"runtime"
 
 	"culvert.example/vpn"
+	"culvert.example/vpn/policy/profile"
 )
 
 // each calls try with the gateway, and with its backups after it as long as those before cannot be reached. It must come after
@@ -40,11 +43,14 @@ func (c *clientFlags) one(a *app, server string, try func(server string, cfg *vp
 		return err
 	}
 	a.reporter().say(event{Event: "tunnel", State: "connecting", Gateway: server}, "connecting to %s", oneLine(server))
-	return c.blame(c.explained(try(server, cfg)))
+	return c.blame(c.explained(a, try(server, cfg)))
 }
 
 // explained returns an error of a connection to a gateway as the refusal of a document that it is, if it is one.
-func (c *clientFlags) explained(err error) error {
+func (c *clientFlags) explained(a *app, err error) error {
+	if dns := (*net.DNSError)(nil); c.unlisted != "" && errors.As(err, &dns) {
+		return &unlistedError{err, c.unlisted, profile.Directories(runtime.GOOS, profile.VPN, a.getenv, c.documents.root, c.documents.machine)}
+	}
 	if c.plan == nil || errors.Is(err, vpn.ErrLogin) {
 		return err
 	}

@@ -97,7 +97,21 @@ func parseKey(file string, b []byte, passphrase func() (string, error)) (crypto.
 		}
 		return key, nil
 	}
-	return nil, fmt.Errorf("%s holds no private key; give it with --sslkey", file)
+	return nil, &noKeyError{file}
+}
+
+// A noKeyError is a file without the private key that belongs to a certificate.
+type noKeyError struct{ file string }
+
+// Error implements error.
+func (e *noKeyError) Error() string { return e.file + " holds no private key" }
+
+// orKey adds to an error about a missing key the flag by which it is given.
+func orKey(err error, flag string) error {
+	if missing := (*noKeyError)(nil); errors.As(err, &missing) {
+		return fmt.Errorf("%w; give it with %s", err, flag)
+	}
+	return err
 }
 
 // loadPKCS12 reads a PKCS#12 file. It is tried without a passphrase first.

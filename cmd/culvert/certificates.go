@@ -62,7 +62,7 @@ profile and the local policy, and which client certificate is chosen among those
 	flags := cmd.PersistentFlags()
 	flags.StringVar(&v.profileFile, "profile", "", "the VPN profile is in `FILE`; without it, the defaults hold")
 	flags.StringVar(&v.localFile, "local-policy", "", "the local policy is in `FILE` instead of the usual places")
-	flags.StringVar(&v.root, "root", "", "look for stores and documents below `DIR`, such as the image of a system")
+	flags.StringVar(&v.root, "document-root", "", "look for stores and documents below `DIR`, such as the image of a system")
 	list := &cobra.Command{
 		Use:   "list",
 		Short: "List the stores, what they may be used for and why, and what is in them",

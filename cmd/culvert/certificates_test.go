@@ -215,7 +215,7 @@ func TestCertificates(t *testing.T) {
 		<ExcludeFirefoxNSSCertStore>true</ExcludeFirefoxNSSCertStore></AnyConnectLocalPolicy>`, image, "policy.xml")
 	run := func(args ...string) result {
 		t.Helper()
-		return culvertEnv(t, "", map[string]string{"HOME": "/home/alice"}, append([]string{"certificates", "--root", image}, args...)...)
+		return culvertEnv(t, "", map[string]string{"HOME": "/home/alice"}, append([]string{"certificates", "--document-root", image}, args...)...)
 	}
 	contains := func(what, text string, parts ...string) {
 		t.Helper()
@@ -283,7 +283,7 @@ func TestCertificates(t *testing.T) {
 	if r = run("match", "--profile", none); r.code != exitFailed || !strings.Contains(r.stderr, "none of 6 client certificates may be used by the CertificateMatch of none.xml") {
 		t.Errorf("nothing matches: status %d: %s", r.code, r.stderr)
 	}
-	if r = culvertEnv(t, "", nil, "certificates", "match", "--root", t.TempDir()); r.code != exitFailed || !strings.Contains(r.stderr, "no client certificate in any store") {
+	if r = culvertEnv(t, "", nil, "certificates", "match", "--document-root", t.TempDir()); r.code != exitFailed || !strings.Contains(r.stderr, "no client certificate in any store") {
 		t.Errorf("nothing there: status %d: %s", r.code, r.stderr)
 	}
 	for _, args := range [][]string{{"list", "--profile", image + "/missing"}, {"list", "--local-policy", image + "/missing"}, {"match", "--profile", policyFile}, {"list", "x"}} {

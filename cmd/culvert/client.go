@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -20,6 +21,7 @@ import (
 	"culvert.example/vpn"
 	"culvert.example/vpn/policy/certificate"
 	"culvert.example/vpn/policy/plan"
+	"culvert.example/vpn/policy/profile"
 	"culvert.example/vpn/transport"
 	"culvert.example/vpn/transport/login"
 	"culvert.example/vpn/transport/login/terminal"
@@ -68,6 +70,8 @@ type clientFlags struct {
 	plan  *plan.Plan
 	base  *vpn.Config
 	entry string
+	// unlisted is the name of the gateway if it looks like that of an entry, and there are no profiles.
+	unlisted string
 	// thumbprint is that of the client certificate that a person has chosen, "" if none was.
 	thumbprint string
 	verifier   *certificate.Verifier
@@ -147,6 +151,20 @@ func gatewayArg(_ *cobra.Command, args []string) error {
 		return usagef("unexpected argument %q", args[1])
 	}
 	return nil
+}
+
+// completeGateway offers the entries of the profiles of this machine.
+func (a *app) completeGateway(_ *cobra.Command, args []string, _ string) (names []cobra.Completion, _ cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	dirs := profile.Directories(runtime.GOOS, profile.VPN, a.getenv, "", false)
+	if all, err := profile.LoadDirectories(dirs, false); err == nil {
+		for _, h := range all.Hosts() {
+			names = append(names, cobra.CompletionWithDesc(h.Name, oneLine(h.Address)))
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // target returns the URL of the gateway.
@@ -444,7 +462,7 @@ func (c *clientFlags) tls(ctx context.Context, ask *asker) (*tls.Config, error) 
 			return nil, err
 		}
 		if err != nil {
-			return nil, &usageError{err: fmt.Errorf("--certificate: %w", err)}
+			return nil, &usageError{err: fmt.Errorf("--certificate: %w", orKey(err, "--sslkey FILE"))}
 		}
 		cfg.Certificates = []tls.Certificate{cert}
 	}

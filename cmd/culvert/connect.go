@@ -62,7 +62,7 @@ else the first one, or with EnableAutomaticServerSelection the one that answers 
   eval "$(culvert connect --authenticate -u alice vpn.example.com)"
   printf '%s\n' "$COOKIE" | sudo culvert connect --cookie-on-stdin --servercert "$FINGERPRINT" --resolve "$RESOLVE" "$CONNECT_URL"
   culvert connect --cookieonly vpn.example.com | culvert proxy --cookie-on-stdin vpn.example.com`,
-		Args: gatewayArg,
+		Args: gatewayArg, ValidArgsFunction: a.completeGateway,
 	}
 	c := a.addClientFlags(cmd)
 	m := addMachineFlags(cmd)

@@ -122,6 +122,7 @@ func hint(err error) string {
 	var closed *closedSocketError
 	var denied *rootOnlyError
 	var portal *portalError
+	var unlisted *unlistedError
 	switch {
 	case errors.As(err, &usage):
 		if usage.hint == "" {
@@ -169,6 +170,9 @@ func hint(err error) string {
 		return ""
 	case errors.As(err, &closed):
 		return "Ask as root: " + closed.asRoot
+	case errors.As(err, &unlisted):
+		return "There is no VPN profile on this machine, so that " + oneLine(unlisted.name) + " was taken for a host. Profiles are looked for in\n    " +
+			strings.Join(unlisted.places, "\n    ")
 	case errors.As(err, &dns):
 		return "Check the name of the gateway, or give its address with --resolve HOST:IP."
 	case errors.Is(err, syscall.ECONNREFUSED) && dialFailed(err):

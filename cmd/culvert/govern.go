@@ -70,6 +70,16 @@ func listedName(profiles *profile.Collection, name string) string {
 	return strings.TrimSuffix(host, ":443")
 }
 
+// An unlistedError is a name that no profile lists, since there is none, and that is no name of a host either.
+type unlistedError struct {
+	error
+	name   string
+	places []string
+}
+
+// Unwrap returns why it is no host.
+func (e *unlistedError) Unwrap() error { return e.error }
+
 // typedGroup returns the group in the URL of a gateway that was named, which takes the place of the one that its entry has, or "".
 func typedGroup(profiles *profile.Collection, name string) string {
 	if _, _, ok := profiles.Host(name); ok {
@@ -85,6 +95,9 @@ func typedGroup(profiles *profile.Collection, name string) string {
 func (c *clientFlags) notListed(p *plan.Plan, typed string) error {
 	profiles := p.InForce()
 	hosts := profiles.Hosts()
+	if len(hosts) == 0 && typed != "" && !strings.ContainsAny(typed, ".:/") {
+		c.unlisted = typed
+	}
 	if p.Listed || typed == "" || len(hosts) == 0 || strings.ContainsAny(typed, ".:") {
 		return nil
 	}
@@ -328,7 +341,7 @@ func (u *usage) dialServer(ctx context.Context, server, name string, ticket *vpn
 	u.agent.dials(server, u.flags.upstream.choice)
 	u.app.reporter().say(event{Event: "tunnel", State: "connecting", Gateway: server}, "connecting to %s", oneLine(server))
 	t, end := u.dial(ctx, server, cfg)
-	end.err = u.flags.explained(end.err)
+	end.err = u.flags.explained(u.app, end.err)
 	return t, end
 }
 

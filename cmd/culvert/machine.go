@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -142,6 +143,8 @@ type usage struct {
 	hooks  *hooks
 	choice *chooser // of the gateway, nil if nothing is to be measured
 
+	resolver string // by which the names of the last tunnel were asked for
+
 	removePID func()
 }
 
@@ -273,7 +276,9 @@ func (u *usage) begin(t *vpn.Tunnel, ask *asker, over chan<- error) (end func(),
 		<-guarding
 		states.stop(t)
 	}
-	sayMachine(r, u.sys.Status())
+	used := u.sys.Status()
+	u.resolver = used.Resolver.Backend
+	sayMachine(r, used)
 	u.hooks.connected(t)
 	if !u.up {
 		u.up = true
@@ -312,7 +317,7 @@ func (u *usage) leave(end ending, closed bool) error {
 	locked := mode == system.FirewallClosed
 	if err != nil {
 		err = fmt.Errorf("undoing the changes of this machine: %w", err)
-	} else if text := undone(status, u.up, locked); text != "" {
+	} else if text := undone(status, u.up, cmp.Or(status.Resolver.Backend, u.resolver), locked); text != "" {
 		r.say(event{Event: "system", State: "closed", KillSwitch: mode}, "%s", text)
 	}
 	if d := end.departure; d != nil {
@@ -325,14 +330,15 @@ func (u *usage) leave(end ending, closed bool) error {
 // stillLocked is what becomes of a locked kill switch at the end.
 const stillLocked = "the kill switch stays closed, as it is locked or policy demands it; what lifts it is culvert repair"
 
-// undone says what of s is as before, and "" if nothing was changed. Up says that a tunnel was up, locked that the kill switch stays.
-func undone(s system.Status, up, locked bool) string {
+// undone says what of s is as before, and "" if nothing was changed. Up says that a tunnel was up, resolver by what names were asked for,
+// locked that the kill switch stays.
+func undone(s system.Status, up bool, resolver string, locked bool) string {
 	var what []string
 	if up {
 		what = append(what, "addresses and routes")
 	}
-	if s.Resolver.Backend != "" {
-		what = append(what, "DNS ("+s.Resolver.Backend+")")
+	if resolver != "" {
+		what = append(what, "DNS ("+resolver+")")
 	}
 	if s.Firewall.Mode != system.FirewallOff && s.Firewall.Mode != "" && !locked {
 		what = append(what, "kill switch")

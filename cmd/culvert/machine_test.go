@@ -288,13 +288,13 @@ func TestMachineText(t *testing.T) {
 	if got := machineText(s); !strings.HasSuffix(got, "; kill switch locked") || !strings.Contains(got, "; all flows are taken to be judged; ") {
 		t.Errorf("%s", got)
 	}
-	if got := undone(s, true, false); got != "undone: addresses and routes, DNS (systemd-resolved), kill switch" {
+	if got := undone(s, true, s.Resolver.Backend, false); got != "undone: addresses and routes, DNS (systemd-resolved), kill switch" {
 		t.Errorf("%s", got)
 	}
-	if got := undone(s, true, true); !strings.HasSuffix(got, "DNS (systemd-resolved); "+stillLocked) {
+	if got := undone(s, true, s.Resolver.Backend, true); !strings.HasSuffix(got, "DNS (systemd-resolved); "+stillLocked) {
 		t.Errorf("%s", got)
 	}
-	if got := undone(system.Status{}, false, false); got != "" {
+	if got := undone(system.Status{}, false, "", false); got != "" {
 		t.Errorf("of a machine that was not changed: %s", got)
 	}
 }

@@ -130,6 +130,9 @@ func (a *app) printRepair(r host.Report) error {
 			Later  []string `json:"later,omitempty"`
 		}{noNil(r.Undone), noNil(r.Gone), noNil(r.Left), r.Later})
 	}
+	if a.quiet {
+		return nil
+	}
 	var err error
 	tell := func(what string, list []string) {
 		for _, s := range list {

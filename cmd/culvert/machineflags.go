@@ -233,6 +233,9 @@ func (m *machineFlags) systemConfig(a *app) (system.Config, error) {
 	if cfg.Filter, err = readFilter(m.filterFile); err != nil {
 		return fail(err)
 	}
+	if cfg.Filter != nil && cfg.DataPath == system.Packet {
+		return fail(usagef("--filter needs the flow path, where connections and not packets are judged; leave out --data-path %s", oneLine(m.dataPath)))
+	}
 	warnUsers(a.reporter(), m.filterFile, cfg.Filter)
 	if cfg.Configurator, err = m.configurator(a); err != nil {
 		return fail(err)

@@ -36,7 +36,7 @@ behave.
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.lintCommand("a profile", profile.Lint), a.profileShow(), a.profileEffective(), a.profileNew(), a.profileDiff(), a.profileHash())
+	cmd.AddCommand(a.profileList(), a.lintCommand("a profile", profile.Lint), a.profileShow(), a.profileEffective(), a.profileNew(), a.profileDiff(), a.profileHash())
 	return cmd
 }
 
@@ -144,6 +144,66 @@ func (a *app) parseProfile(file string) (*profile.Profile, error) {
 		return nil, a.invalid("the profile cannot be read", err)
 	}
 	return p, nil
+}
+
+// A profilesView is the profiles of this machine and where they were looked for.
+type profilesView struct {
+	Directories []string        `json:"directories"`
+	Profiles    []listedProfile `json:"profiles"`
+}
+
+// A listedProfile is one of them. Error says why it is not used, "" if it is.
+type listedProfile struct {
+	File     string   `json:"file"`
+	Gateways []string `json:"gateways"`
+	Error    string   `json:"error,omitempty"`
+}
+
+func (a *app) profileList() *cobra.Command {
+	var root string
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the profiles of this machine, their gateways and where they are looked for",
+		Long: `List prints which profiles a command without --profile uses, in the order in which they count, the gateways that they list, and the
+directories in which profiles are looked for. A tunnel for the whole machine leaves those of users out.
+
+` + exitHelp,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			v := profilesView{profile.Directories(runtime.GOOS, profile.VPN, a.getenv, root, false), []listedProfile{}}
+			all, err := profile.LoadDirectories(v.Directories, false)
+			if err != nil {
+				return err
+			}
+			for _, p := range all.Profiles {
+				l := listedProfile{File: p.Name(), Gateways: []string{}}
+				for _, h := range p.Hosts() {
+					l.Gateways = append(l.Gateways, h.Name)
+				}
+				v.Profiles = append(v.Profiles, l)
+			}
+			for _, r := range all.Rejected {
+				v.Profiles = append(v.Profiles, listedProfile{File: r.Path, Gateways: []string{}, Error: r.Err.Error()})
+			}
+			if a.json {
+				return json.NewEncoder(a.out).Encode(v)
+			}
+			for _, p := range v.Profiles {
+				text := strings.Join(p.Gateways, ", ")
+				if p.Error != "" {
+					text = "not used: " + p.Error
+				}
+				fmt.Fprintf(a.out, "%s: %s\n", p.File, cell(text))
+			}
+			if len(v.Profiles) == 0 {
+				fmt.Fprintln(a.out, "There is no profile on this machine.")
+			}
+			_, err = fmt.Fprintf(a.out, "Looked for in %s.\n", strings.Join(v.Directories, ", "))
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&root, "document-root", "", "look for profiles below `DIR`, such as the image of a system")
+	return cmd
 }
 
 func (a *app) profileShow() *cobra.Command {

@@ -66,11 +66,17 @@ func TestProfile(t *testing.T) {
 	broken := put(t, dir, "broken.xml", strings.Replace(profileXML, "</HostEntry>", "", 1))
 	noted := put(t, dir, "noted.xml", `<AnyConnectProfile xmlns="http://schemas.xmlsoap.org/encoding/"><ServerList><HostEntry><HostName>a</HostName></HostEntry></ServerList></AnyConnectProfile>`)
 	chosen := put(t, dir, "preferences.xml", `<AnyConnectPreferences><ControllablePreferences><LocalLanAccess>true</LocalLanAccess></ControllablePreferences></AnyConnectPreferences>`)
+	image := t.TempDir()
+	put(t, image, "opt/cisco/secureclient/vpn/profile/corp.xml", profileXML)
+	put(t, image, "opt/cisco/secureclient/vpn/profile/wrong.xml", "<AnyConnectProfile>")
 	for _, tt := range []struct {
 		args, stdin string
 		code        exitCode
 		out, err    string // expressions that must match
 	}{
+		{"profile list --document-root " + dir, "", exitOK, `(?s)^There is no profile.*Looked for in .*/opt/cisco/secureclient/vpn/profile`, "^$"},
+		{"profile list --document-root " + image, "", exitOK, `(?s)^\S*corp\.xml: Office\n\S*wrong\.xml: not used: .*Looked for in`, "^$"},
+		{"connect --authenticate --non-inter --document-root " + dir + " nowhere", "", exitUnreachable, "^$", `(?s)no VPN profile .*nowhere was taken for a host.*/opt/cisco/secureclient/vpn/profile`},
 		{"profile lint", "", exitUsage, "", "FILE is missing"},
 		{"profile lint - -", "", exitUsage, "", "only once"},
 		{"profile lint " + filepath.Join(dir, "none.xml"), "", exitUsage, "", "none.xml"},

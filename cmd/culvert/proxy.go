@@ -47,7 +47,7 @@ settings count then, but for those that are about the whole machine, which are n
   curl --socks5-hostname 127.0.0.1:1080 http://intranet.corp.example/
   https_proxy=http://127.0.0.1:1080 git fetch
   culvert proxy -L 5432:db.corp.example:5432 -L 8022:[fd00:20::7]:22 vpn.example.com`,
-		Args: gatewayArg,
+		Args: gatewayArg, ValidArgsFunction: a.completeGateway,
 	}
 	c := a.addClientFlags(cmd)
 	var p proxyFlags
@@ -205,7 +205,7 @@ func listen(flag string, addresses []string) ([]net.Listener, error) {
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
 			closeAll(ls)
-			return nil, fmt.Errorf("--%s: %w", flag, err)
+			return nil, badAddress(fmt.Errorf("--%s: %w", flag, err))
 		}
 		ls = append(ls, l)
 	}
@@ -213,6 +213,14 @@ func listen(flag string, addresses []string) ([]net.Listener, error) {
 		return nil, usagef("--%s: no address to listen on", flag)
 	}
 	return ls, nil
+}
+
+// badAddress makes an error of listening a mistake of the command line if the address is none.
+func badAddress(err error) error {
+	if invalid := (*net.AddrError)(nil); errors.As(err, &invalid) {
+		return usagef("%w; want ADDR:PORT, such as 127.0.0.1:1080, or :PORT", err)
+	}
+	return err
 }
 
 func closeAll(ls []net.Listener) {

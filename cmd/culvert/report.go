@@ -55,6 +55,10 @@ type event struct {
 	DataPath   string         `json:"data_path,omitempty"`
 	KillSwitch string         `json:"kill_switch,omitempty"`
 
+	// Sent and Received are what a tunnel has carried, in bytes, where somebody has asked by SIGUSR1.
+	Sent     uint64 `json:"sent,omitempty"`
+	Received uint64 `json:"received,omitempty"`
+
 	Gateway string `json:"gateway,omitempty"`
 	MTU     int    `json:"mtu,omitempty"`
 	Session string `json:"session,omitempty"`

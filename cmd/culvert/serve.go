@@ -60,7 +60,8 @@ func (a *app) serve() *cobra.Command {
 connections of its clients itself and opens them anew to where they lead, as the user that it runs as.
 
 The users are lines NAME:HASH in --user-file, written by "htpasswd -B" or "ocpasswd". SIGHUP reads the users and the certificate
-again. "culvert sessions" lists who is connected.
+again; whoever is no user any more keeps the session that is up until "culvert sessions disconnect" ends it. "culvert sessions" lists
+who is connected.
 
 Every flag can be a key of a TOML file, given with --config:
 
@@ -209,7 +210,7 @@ func (s *serveFlags) reload(r *reporter, users *gateway.Users, current *atomic.P
 		if err := users.Reload(); err != nil {
 			r.warn("the users stay as they were: %s", oneLine(err.Error()))
 		} else {
-			r.say(event{Event: "message", Message: "users read"}, "%d users read from %s", users.Len(), s.userFile)
+			r.say(event{Event: "message", Message: "users read"}, "%s read from %s; sessions that are up go on", count(users.Len(), "user"), s.userFile)
 		}
 	}
 	if s.cert == "" {
@@ -253,7 +254,7 @@ func (s *serveFlags) gatewayConfig() (gateway.Config, *gateway.Users, error) {
 	for _, v := range s.dns {
 		addr, err := netip.ParseAddr(v)
 		if err != nil {
-			return cfg, nil, usagef("--dns: %w", err)
+			return cfg, nil, usagef("--dns %s: want an address, such as 10.0.0.53", oneLine(v))
 		}
 		cfg.Network.DNS = append(cfg.Network.DNS, addr)
 	}
@@ -337,7 +338,7 @@ func (s *serveFlags) certificate() (tls.Certificate, error) {
 		return firstLine(s.keyPass)
 	})
 	if err != nil {
-		return cert, &usageError{err: fmt.Errorf("--cert: %w", err)}
+		return cert, &usageError{err: fmt.Errorf("--cert: %w", orKey(err, "--key FILE"))}
 	}
 	return cert, nil
 }
@@ -372,7 +373,7 @@ func listenBoth(address string, dtls bool) (net.Listener, *net.UDPConn, error) {
 	for i := 1; ; i++ {
 		ln, err := net.Listen("tcp", address)
 		if err != nil {
-			return nil, nil, fmt.Errorf("--listen: %w", err)
+			return nil, nil, badAddress(fmt.Errorf("--listen: %w", err))
 		}
 		if !dtls {
 			return ln, nil, nil

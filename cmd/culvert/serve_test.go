@@ -111,7 +111,7 @@ pid-file = %q
 	}
 
 	proxy.cmd.Process.Signal(syscall.SIGUSR1)
-	proxy.wait(&told, "the state, on SIGUSR1", func(e event) bool { return e.Event == "tunnel" && e.State == "connected" })
+	proxy.wait(&told, "the state, on SIGUSR1", func(e event) bool { return e.Event == "tunnel" && e.State == "connected" && e.Sent+e.Received > 0 })
 
 	// SIGTERM logs out, and leaves nothing behind.
 	proxy.cmd.Process.Signal(syscall.SIGTERM)
@@ -138,7 +138,10 @@ pid-file = %q
 	if got := sessions("disconnect", "nobody"); got.code != exitFailed {
 		t.Errorf("%+v", got)
 	}
-	if got := sessions("disconnect", e.Session, "--reason", "maintenance"); got.code != exitOK {
+	if got := sessions("disconnect", "--user", "nobody"); got.code != exitFailed || !strings.Contains(got.stderr, "nobody has no session") {
+		t.Errorf("%+v", got)
+	}
+	if got := sessions("disconnect", "--user", "bob", "--reason", "maintenance"); got.code != exitOK {
 		t.Errorf("%+v", got)
 	}
 	if code := second.exit(); code != exitEnded {

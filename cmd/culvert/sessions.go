@@ -33,11 +33,29 @@ func (a *app) sessions() *cobra.Command {
 		},
 	}
 	cmd.PersistentFlags().StringVar(&control, "control", "", "the control socket of the gateway is at `PATH`")
-	var reason string
+	var reason, user string
 	end := &cobra.Command{
-		Use:   "disconnect ID",
-		Short: "End a session",
-		Args:  exactArgs("ID"),
+		Use:   "disconnect ID | --user NAME",
+		Short: "End a session, or all of a user",
+		Long: `Disconnect ends a session by its ID, as "culvert sessions" lists it, or all sessions of a user. Whoever may still log in can do so
+again at once, and clients with stored passwords will: take the user out of the --user-file first, and send culvert serve SIGHUP.
+
+` + exitHelp,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if user != "" {
+				return cobra.NoArgs(cmd, args)
+			}
+			return exactArgs("ID")(cmd, args)
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) (ids []cobra.Completion, _ cobra.ShellCompDirective) {
+			if c, err := dialControl(control, a.getenv); err == nil && len(args) == 0 {
+				list, _ := sessionsAt(cmd.Context(), c)
+				for _, s := range list {
+					ids = append(ids, cobra.CompletionWithDesc(s.ID, oneLine(s.User)))
+				}
+			}
+			return ids, cobra.ShellCompDirectiveNoFileComp
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := dialControl(control, a.getenv)
 			if err != nil {
@@ -47,10 +65,30 @@ func (a *app) sessions() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.call(cmd.Context(), "POST", "/v1/sessions/"+url.PathEscape(args[0])+"/disconnect", strings.NewReader(string(body)), &struct{}{})
+			if user != "" {
+				list, err := sessionsAt(cmd.Context(), c)
+				if err != nil {
+					return err
+				}
+				for _, s := range list {
+					if s.User == user {
+						args = append(args, s.ID)
+					}
+				}
+				if len(args) == 0 {
+					return fmt.Errorf("%s has no session", oneLine(user))
+				}
+			}
+			for _, id := range args {
+				if err := c.call(cmd.Context(), "POST", "/v1/sessions/"+url.PathEscape(id)+"/disconnect", strings.NewReader(string(body)), &struct{}{}); err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 	}
 	end.Flags().StringVar(&reason, "reason", "", "tell the user `TEXT`")
+	end.Flags().StringVar(&user, "user", "", "end all sessions of the user `NAME`")
 	cmd.AddCommand(end)
 	return cmd
 }
@@ -64,11 +102,18 @@ func (a *app) listSessions(ctx context.Context, c *controlClient) error {
 		}
 		return json.NewEncoder(a.out).Encode(raw)
 	}
-	var sessions []gateway.SessionInfo
-	if err := c.call(ctx, "GET", "/v1/sessions", nil, &sessions); err != nil {
+	sessions, err := sessionsAt(ctx, c)
+	if err != nil {
 		return err
 	}
 	return printSessions(a.out, sessions, time.Now())
+}
+
+// sessionsAt returns the sessions at a gateway.
+func sessionsAt(ctx context.Context, c *controlClient) ([]gateway.SessionInfo, error) {
+	var sessions []gateway.SessionInfo
+	err := c.call(ctx, "GET", "/v1/sessions", nil, &sessions)
+	return sessions, err
 }
 
 func printSessions(w io.Writer, sessions []gateway.SessionInfo, now time.Time) error {

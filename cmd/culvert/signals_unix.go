@@ -24,7 +24,9 @@ func watchSignals(ctx context.Context, r *reporter, t *vpn.Tunnel) {
 				continue
 			}
 			s := t.Status()
-			r.say(tunnelEvent(s), "%v %s; sent %d bytes, received %d", s.State, describe(s), s.Counters.SentBytes, s.Counters.ReceivedBytes)
+			e := tunnelEvent(s)
+			e.Sent, e.Received = s.Counters.SentBytes, s.Counters.ReceivedBytes
+			r.say(e, "%v %s; sent %d bytes, received %d", s.State, describe(s), s.Counters.SentBytes, s.Counters.ReceivedBytes)
 		case <-ctx.Done():
 			return
 		}

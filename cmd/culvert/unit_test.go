@@ -196,7 +196,7 @@ func TestLoadCertificate(t *testing.T) {
 		{"cert", "encrypted", "sesame", ""},
 		{"p12", "", "", ""},
 		{"p12pw", "", "sesame", ""},
-		{"cert", "", "", "holds no private key; give it with --sslkey"},
+		{"cert", "", "", "holds no private key"},
 		{"cert", "encrypted", "wrong", "passphrase is wrong"},
 		{"p12pw", "", "wrong", "passphrase is wrong"},
 		{"cert", "other", "", "does not belong to the certificate"},
