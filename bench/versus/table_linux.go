@@ -116,7 +116,7 @@ func (r *report) pairTable(p pairReport) *table {
 	peer := p.Contenders[len(p.Contenders)-1]
 	t.head = append(t.head, p.Contenders...)
 	for _, c := range p.Contenders[:len(p.Contenders)-1] {
-		t.head = append(t.head, c+" / peer", "range")
+		t.head = append(t.head, c+" / peer", "range", "n")
 	}
 	for _, test := range r.tests(p.Name) {
 		for _, m := range metrics {
@@ -132,7 +132,11 @@ func (r *report) pairTable(p pairReport) *table {
 			}
 			for _, c := range p.Contenders[:len(p.Contenders)-1] {
 				q := pick(r.Samples, p.Name, test, c, m).over(pick(r.Samples, p.Name, test, peer, m)).spread()
-				row = append(row, q.String(), q.limits())
+				n := ""
+				if q.N > 0 {
+					n = strconv.Itoa(q.N)
+				}
+				row = append(row, q.String(), q.limits(), n)
 			}
 			if found {
 				t.add(row...)

@@ -52,7 +52,7 @@ func TestMarkdown(t *testing.T) {
 	r.markdown(&b)
 	for _, want := range []string{
 		"2026-01-02", "commit abc", "ocserv 1.1", "### b) the title", "- we: dtls",
-		"3.00 | 2.00–4.00 |", // the rates
+		"3.00 | 2.00–4.00 | 2 |", // the rates
 		"| stretch |", "2 of 2 numbers reached; 1 measurements failed",
 		"- b, round 2, down, 1, they: it broke\n",
 	} {
