@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -9,12 +10,15 @@ import (
 	"culvert.example/vpn"
 )
 
+// errNoDirect is why the user wants a destination not to be reached.
+var errNoDirect = errors.New("not without the tunnel")
+
 // direct returns what reaches the destinations that the gateway leaves outside of the tunnel. It tells once that there are any; with
 // refuse it reaches none.
 func direct(r *reporter, refuse bool) vpn.DialFunc {
 	if refuse {
 		return func(_ context.Context, _, address string) (net.Conn, error) {
-			return nil, fmt.Errorf("%w: %s lies outside the tunnel, and --no-direct has nothing go there", vpn.ErrNoRoute, address)
+			return nil, fmt.Errorf("%w, %w: %s lies outside the tunnel, and --no-direct has nothing go there", vpn.ErrNoRoute, errNoDirect, address)
 		}
 	}
 	tell := sync.OnceFunc(func() {

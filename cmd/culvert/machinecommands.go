@@ -55,6 +55,9 @@ func (a *app) page() *page {
 	return &page{w: a.out, paint: r.paint}
 }
 
+// farewellPatience is how long a client may take to undo its changes. Scripts have two minutes each.
+const farewellPatience = 5 * time.Minute
+
 // disconnect is the command that ends the client.
 func (a *app) disconnect() *cobra.Command {
 	cmd := &cobra.Command{
@@ -73,6 +76,7 @@ that is locked, and end. It returns when that is done. If none runs but one was 
 			return err
 		}
 		var left farewellReport
+		c.http.Timeout = farewellPatience
 		if err := c.call(cmd.Context(), "POST", "/v1/disconnect", nil, &left); err != nil {
 			return err
 		}

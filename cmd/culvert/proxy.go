@@ -189,7 +189,7 @@ func dialer(t *vpn.Tunnel) dialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := t.DialContext(ctx, network, address)
 		switch {
-		case errors.Is(err, vpn.ErrDenied):
+		case errors.Is(err, vpn.ErrDenied), errors.Is(err, errNoDirect):
 			return nil, fmt.Errorf("%w: %w", proxy.ErrNotAllowed, err)
 		case errors.Is(err, vpn.ErrNoRoute):
 			return nil, fmt.Errorf("%w: %w", syscall.ENETUNREACH, err)
