@@ -199,6 +199,9 @@ func (t *Tunnel) Listen(network, address string) (net.Listener, error) {
 		return nil, &OpError{Op: "listen", Server: t.server, Path: address, Err: ErrNoStack}
 	}
 	l, err := t.stack.Listen(network, address)
+	if err == nil {
+		l, err = t.doors.keep(l)
+	}
 	if err != nil {
 		return nil, &OpError{Op: "listen", Server: t.server, Path: address, Err: err}
 	}
