@@ -2,11 +2,13 @@ package vpn
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"culvert.example/vpn/internal/race"
@@ -199,6 +201,9 @@ func (t *Tunnel) Listen(network, address string) (net.Listener, error) {
 		return nil, &OpError{Op: "listen", Server: t.server, Path: address, Err: ErrNoStack}
 	}
 	l, err := t.stack.Listen(network, address)
+	if err == nil {
+		l, err = t.doors.keep(l)
+	}
 	if err != nil {
 		return nil, &OpError{Op: "listen", Server: t.server, Path: address, Err: err}
 	}
@@ -218,7 +223,8 @@ func (t *Tunnel) ListenPacket(network, address string) (net.PacketConn, error) {
 	return c, nil
 }
 
-// Ping sends an ICMP echo request to host through the tunnel and returns the time until its answer came.
+// Ping sends an ICMP echo request to host through the tunnel and returns the time until its answer came. Of several addresses of a name it
+// takes the first, in the order of DialContext, that can be reached through the tunnel.
 func (t *Tunnel) Ping(ctx context.Context, host string) (time.Duration, error) {
 	rtt, err := t.ping(ctx, host)
 	if err != nil {
@@ -239,7 +245,21 @@ func (t *Tunnel) ping(ctx context.Context, host string) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	addr := addrs[0]
+	// An address without a way is passed over, as DialContext passes over those that fail. One that has a way and is silent is an answer.
+	var errs []error
+	for _, addr := range interleave(addrs) {
+		rtt, err := t.pingAddr(ctx, d, addr)
+		if err == nil {
+			return rtt, nil
+		}
+		if errs = append(errs, err); !errors.Is(err, ErrNoRoute) && !errors.Is(err, syscall.ENETUNREACH) {
+			break
+		}
+	}
+	return 0, errors.Join(errs...)
+}
+
+func (t *Tunnel) pingAddr(ctx context.Context, d destination, addr netip.Addr) (time.Duration, error) {
 	if way, rule := t.explain(d.routed(), addr); way != split.Tunnel {
 		return 0, fmt.Errorf("%w: %s lies %s: %s", ErrNoRoute, addr, way, rule)
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -113,6 +114,49 @@ func TestPing(t *testing.T) {
 			})
 		}
 	})
+}
+
+// TestPingOtherAddress pings a name whose first address cannot be reached through the tunnel.
+func TestPingOtherAddress(t *testing.T) {
+	leak.Check(t)
+	zone := newZone(map[string][]string{
+		"both.example":    {"10.211.0.1", "fd21:c01:7e57::1"},
+		"outside.example": {"192.0.2.80", "192.0.2.81", "fd21:c01:7e57::1"},
+		"nowhere.example": {"192.0.2.80", "2001:db8::80"},
+	})
+	only6 := func(c *gateway.Config) {
+		c.Pools = c.Pools[1:]
+		c.Network.Routes, c.Network.DNS = c.Network.Routes[1:], c.Network.DNS[1:]
+	}
+	for _, tt := range []struct {
+		name   string
+		config func(*gateway.Config)
+		split  split.Router
+	}{
+		{"both families", nil, nil},
+		{"only IPv6", only6, nil},
+		{"only IPv6, rules of its own", only6, router{"both.example": split.Tunnel, "fd21:c01:7e57::1": split.Tunnel}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			gw := gatewaytest.New(t, gatewaytest.Options{Config: tt.config})
+			tun := dial(t, gw.URL, settings(gw, func(c *vpn.Config) { c.Resolver, c.Split = zone, tt.split }))
+			for _, name := range []string{"both.example", "outside.example"} {
+				if conn, err := tun.DialContext(timeout(t, 10*time.Second), "ping", name); err != nil {
+					t.Errorf("DialContext: %v", err)
+				} else {
+					conn.Close()
+				}
+				if rtt, err := tun.Ping(timeout(t, 10*time.Second), name); err != nil || rtt <= 0 {
+					t.Errorf("%s: %v, %v", name, rtt, err)
+				}
+			}
+			_, err := tun.Ping(timeout(t, 10*time.Second), "nowhere.example")
+			checkError(t, "ping", gw.URL, "nowhere.example", err)
+			if !errors.Is(err, vpn.ErrNoRoute) || !strings.Contains(err.Error(), "192.0.2.80") || !strings.Contains(err.Error(), "2001:db8::80") {
+				t.Errorf("nowhere: %v", err)
+			}
+		})
+	}
 }
 
 // TestDialErrors dials what cannot be reached.

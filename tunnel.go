@@ -48,6 +48,7 @@ type Tunnel struct {
 	capture        atomic.Pointer[capture]
 
 	draining atomic.Bool // Shutdown has begun
+	doors    doorkeeper
 
 	status  watched[Status]
 	live    atomic.Bool // from when everything above is set until the end begins
@@ -305,11 +306,13 @@ func (t *Tunnel) Suspend() (*Ticket, error) {
 const drainInterval = 20 * time.Millisecond
 
 // Shutdown waits until no TCP connection through the tunnel is open any more, or ctx ends, and then closes the tunnel. New
-// connections are refused meanwhile. It returns the error of ctx if connections were cut. With a Config.Device it is Close,
-// since the connections are those of others.
+// connections are refused meanwhile, those from inside too: it begins with closing the listeners of [Tunnel.Listen], which resets what
+// waits for their Accept. It returns the error of ctx if connections were cut. With a Config.Device it is Close, since the connections are
+// those of others.
 func (t *Tunnel) Shutdown(ctx context.Context) error {
 	t.draining.Store(true)
 	defer t.Close()
+	t.doors.shutAll()
 	if t.stack == nil {
 		return nil
 	}

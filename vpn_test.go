@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -465,6 +466,101 @@ func TestShutdown(t *testing.T) {
 			t.Errorf("Err: %v, want net.ErrClosed", err)
 		}
 	})
+}
+
+// TestShutdownInbound lets connections from inside end as well, and no new ones in.
+func TestShutdownInbound(t *testing.T) {
+	leak.Check(t)
+	gw, tun := simple(t)
+	ln, err := tun.Listen("tcp", ":80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	idle, err := tun.Listen("tcp", ":81")
+	if err != nil {
+		t.Fatal(err)
+	}
+	early, err := tun.Listen("tcp", ":82")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := early.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	if err := early.Close(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Close once more: %v", err)
+	}
+	accepted := make(chan error, 1)
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				accepted <- err
+				return
+			}
+			go func() {
+				defer conn.Close()
+				io.Copy(conn, conn)
+			}()
+		}
+	}()
+	at := func(port uint16) string { return netip.AddrPortFrom(tun.Status().Addresses[0].Addr(), port).String() }
+	peer, err := gw.DialContext(timeout(t, 10*time.Second), "tcp", at(80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	exchange(t, peer, []byte("before Shutdown"))
+	// Nobody accepts this one, so that nobody could end it.
+	waiting, err := gw.DialContext(timeout(t, 10*time.Second), "tcp", at(81))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer waiting.Close()
+
+	over := make(chan error, 1)
+	go func() { over <- tun.Shutdown(timeout(t, 60*time.Second)) }()
+	select {
+	case err := <-accepted:
+		if !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Accept: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("Accept does not return")
+	}
+	if conn, err := gw.DialContext(timeout(t, 10*time.Second), "tcp", at(80)); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a new connection from inside: %v, want a refusal", err)
+		if err == nil {
+			conn.Close()
+		}
+	}
+	waiting.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := waiting.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("a connection that nobody accepted: %v, want a reset", err)
+	}
+	_, err = tun.Listen("tcp", ":83")
+	checkError(t, "listen", gw.URL, ":83", err)
+	if !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Listen: %v", err)
+	}
+	select {
+	case err := <-over:
+		t.Fatalf("Shutdown does not wait: %v", err)
+	default:
+	}
+	exchange(t, peer, []byte("during Shutdown"))
+	peer.Close()
+	select {
+	case err := <-over:
+		if err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("Shutdown does not return after the last connection is closed")
+	}
+	if err := idle.Close(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Close after Shutdown: %v", err)
+	}
 }
 
 // TestShutdownTimeout cuts what does not end in time.

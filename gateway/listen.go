@@ -6,10 +6,16 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 )
 
+// portTries is how many free ports of the first address Listen tries to have at the others too.
+const portTries = 16
+
 // Listen listens inside the tunnel, for TCP connections of clients to the given address, such as "10.20.0.1:80". An empty
-// or unspecified host means the gateway's own inner addresses. The network is tcp, tcp4 or tcp6.
+// or unspecified host means the gateway's own inner addresses, and port 0 any port that is free at each of them. The network is tcp, tcp4
+// or tcp6. Accept fails when the listener or the Server is closed.
 // With a Config.Device the error matches [ErrNoStack].
 func (s *Server) Listen(network, address string) (net.Listener, error) {
 	if s.stack == nil {
@@ -22,17 +28,49 @@ func (s *Server) Listen(network, address string) (net.Listener, error) {
 	if len(addrs) == 1 {
 		return s.stack.Listen(network, addrs[0])
 	}
-	l := &listeners{conns: make(chan net.Conn), done: make(chan struct{})}
-	for _, a := range addrs {
-		one, err := s.stack.Listen(network, a)
-		if err != nil {
-			l.Close()
-			return nil, err
-		}
-		l.each = append(l.each, one)
+	each, err := listenEach(func(address string) (net.Listener, error) { return s.stack.Listen(network, address) }, addrs)
+	if err != nil {
+		return nil, err
+	}
+	l := &listeners{each: each, conns: make(chan net.Conn), done: make(chan struct{})}
+	l.left.Store(int32(len(each)))
+	for _, one := range each {
 		l.wg.Go(func() { l.accept(one) })
 	}
 	return l, nil
+}
+
+// listenEach listens at all addresses, which inner has made, or at none. If the first is for any port, the others have the one that it comes to, which may be taken
+// there, so that another one is tried.
+func listenEach(listen func(address string) (net.Listener, error), addrs []string) ([]net.Listener, error) {
+	_, asked, _ := net.SplitHostPort(addrs[0])
+	anyPort := strings.Trim(asked, "0") == ""
+	for tries := 1; ; tries++ {
+		each, err := listenAt(listen, addrs)
+		if !anyPort || tries == portTries || !errors.Is(err, syscall.EADDRINUSE) {
+			return each, err
+		}
+	}
+}
+
+// listenAt listens at all addresses with the port of the first.
+func listenAt(listen func(address string) (net.Listener, error), addrs []string) (each []net.Listener, err error) {
+	for _, a := range addrs {
+		if len(each) > 0 {
+			host, _, _ := net.SplitHostPort(a)
+			_, port, _ := net.SplitHostPort(each[0].Addr().String())
+			a = net.JoinHostPort(host, port)
+		}
+		one, err := listen(a)
+		if err != nil {
+			for _, one := range each {
+				one.Close()
+			}
+			return nil, err
+		}
+		each = append(each, one)
+	}
+	return each, nil
 }
 
 // ListenPacket listens inside the tunnel, for UDP datagrams of clients to the given address, such as "10.20.0.1:53". An empty or
@@ -87,15 +125,29 @@ func (s *Server) inner(network, address string) ([]string, error) {
 type listeners struct {
 	each  []net.Listener
 	conns chan net.Conn
-	done  chan struct{} // closed by Close
-	once  sync.Once
+	left  atomic.Int32 // how many of them have not failed
+	ended sync.Once
+	done  chan struct{} // closed by end
+	err   error         // set before done is closed
+	once  sync.Once     // of Close
 	wg    sync.WaitGroup
+}
+
+// end has Accept return err from now on.
+func (l *listeners) end(err error) {
+	l.ended.Do(func() {
+		l.err = err
+		close(l.done)
+	})
 }
 
 func (l *listeners) accept(one net.Listener) {
 	for {
 		c, err := one.Accept()
 		if err != nil {
+			if l.left.Add(-1) == 0 {
+				l.end(err) // nobody is left who could send to conns
+			}
 			return
 		}
 		select {
@@ -113,7 +165,7 @@ func (l *listeners) Accept() (net.Conn, error) {
 	case c := <-l.conns:
 		return c, nil
 	case <-l.done:
-		return nil, net.ErrClosed
+		return nil, l.err
 	}
 }
 
@@ -121,7 +173,7 @@ func (l *listeners) Accept() (net.Conn, error) {
 func (l *listeners) Close() error {
 	var errs []error
 	l.once.Do(func() {
-		close(l.done)
+		l.end(net.ErrClosed)
 		for _, one := range l.each {
 			errs = append(errs, one.Close())
 		}

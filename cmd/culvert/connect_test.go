@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"culvert.example/vpn"
 	"culvert.example/vpn/gateway/gatewaytest"
 )
 
@@ -98,6 +100,44 @@ func TestDemo(t *testing.T) {
 	}
 	if got.stderr != "" {
 		t.Errorf("standard error: %s", got.stderr)
+	}
+}
+
+// TestDemoJSON tells the end that the demo itself brings about without an error.
+func TestDemoJSON(t *testing.T) {
+	got := culvert(t, "", "demo", "--json")
+	if got.code != exitOK || got.out != "" {
+		t.Fatalf("%+v", got)
+	}
+	var last event
+	for line := range strings.Lines(got.stderr) {
+		var e event
+		if err := json.Unmarshal([]byte(line), &e); err != nil || e.Error != "" {
+			t.Errorf("%v: %s", err, line)
+		}
+		if e.Event == "tunnel" {
+			last = e
+		}
+	}
+	if last.State != "closed" {
+		t.Errorf("the last event is %+v", last)
+	}
+}
+
+// TestTunnelEventError has an error in the event of a tunnel that has ended for another reason than Close.
+func TestTunnelEventError(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{nil, ""},
+		{net.ErrClosed, ""},
+		{vpn.ErrExpired, vpn.ErrExpired.Error()},
+		{fmt.Errorf("no path: %w", net.ErrClosed), "no path: " + net.ErrClosed.Error()},
+	} {
+		if e := tunnelEvent(vpn.Status{State: vpn.Closed, Err: tt.err}); e.Error != tt.want || e.State != "closed" {
+			t.Errorf("%v: %+v", tt.err, e)
+		}
 	}
 }
 

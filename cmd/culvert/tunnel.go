@@ -85,7 +85,8 @@ func tunnelEvent(s vpn.Status) event {
 	if len(e.Addresses) > 0 {
 		e.Address = e.Addresses[0].String()
 	}
-	if s.Err != nil {
+	// This very error is what Tunnel.Close leaves, and is nothing wrong. One that wraps it says what has failed.
+	if s.Err != nil && s.Err != net.ErrClosed {
 		e.Error = oneLine(s.Err.Error())
 	}
 	return e

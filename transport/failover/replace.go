@@ -71,7 +71,8 @@ func (c *Conn) Replace(ctx context.Context, path string, open func(ctx context.C
 		if ctx.Err() != nil && !errors.Is(err, context.Cause(ctx)) {
 			err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}
-		c.settle(event{kind: evKept, path: i, err: err})
+		// What open returns may be of a type that cannot be compared, which errors in the state must be.
+		c.settle(event{kind: evKept, path: i, err: fmt.Errorf("%w", err)})
 		return err
 	}
 	l := &live{conn: conn, path: i, closed: make(chan struct{})}

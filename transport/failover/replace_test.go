@@ -191,6 +191,48 @@ func TestReplaceFails(t *testing.T) {
 	})
 }
 
+// A manyErrors is an error that cannot be compared, as those of callers may be.
+type manyErrors []error
+
+func (e manyErrors) Error() string   { return errors.Join(e...).Error() }
+func (e manyErrors) Unwrap() []error { return e }
+
+// TestReplaceFailsUncomparably fails with errors that cannot be compared, once and again. Each failure is told.
+func TestReplaceFailsUncomparably(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, tls, _ := pair()
+		var told []string
+		c := New(Config{Paths: []Path{tls}, OnChange: func(s State) {
+			if s.Kept != nil {
+				told = append(told, s.Kept.Error())
+			}
+		}})
+		defer c.Close()
+		mustReady(t, c)
+		for i := range 2 {
+			want := manyErrors{transport.ErrUntrusted, fmt.Errorf("portal %d", i)}
+			other := second(tls, "2")
+			other.set(want)
+			var got manyErrors
+			if err := replace(t, c, "tls", other); !errors.As(err, &got) {
+				t.Errorf("Replace: %v", err)
+			}
+			synctest.Wait()
+			if s := c.State(); !errors.Is(s.Kept, transport.ErrUntrusted) || !errors.As(s.Kept, &got) || s.Kept.Error() != want.Error() {
+				t.Errorf("State = %+v", s)
+			}
+			if len(told) != i+1 || told[i] != want.Error() {
+				t.Errorf("told: %q", told)
+			}
+		}
+		c.NetworkChanged() // any event compares the state with the one before
+		synctest.Wait()
+		if len(told) != 2 {
+			t.Errorf("told: %q", told)
+		}
+	})
+}
+
 // TestReplaceStuckWriter replaces a connection that takes no more packets while one is being written.
 func TestReplaceStuckWriter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -51,7 +51,8 @@ func (d *driver) publish() {
 	d.notify.tell(s)
 }
 
-// same reports whether s and t differ in nothing but counters of packets. Errors are compared by identity; those here are pointers.
+// same reports whether s and t differ in nothing but counters of packets. Errors are compared by identity. Those of others are wrapped
+// before they get here, since comparing two of a type such as a slice panics.
 func (s *State) same(t *State) bool {
 	return slices.Equal(s.Paths, t.Paths) && s.MTU == t.MTU && s.Down.Equal(t.Down) &&
 		s.Replaced == t.Replaced && s.Kept == t.Kept && s.Err == t.Err
