@@ -186,6 +186,9 @@ func TestCostly(t *testing.T) {
 		"references":           "<r>" + strings.Repeat("&amp;", MaxSize/6) + "</r>",
 		"brackets":             strings.Repeat("<", MaxSize-10),
 		"comments without end": strings.Repeat("<!--", MaxSize/5),
+		"encodings":            "\xff\xfe" + utf16le("<?xml version='1.0'"+strings.Repeat(" encoding='utf-8'", MaxSize/40)+"?><Tasting xmlns='urn:tasting'/>"),
+		"unknown names":        "<Tasting xmlns='urn:tasting'>" + numbered(maxElements-1, "<Wein%06x/>") + "</Tasting>",
+		"elements in one line": "<Tasting xmlns='urn:tasting'><Note>" + strings.Repeat("ä", MaxSize/4) + "</Note>" + strings.Repeat("<Settigns/>", maxElements-2) + "</Tasting>",
 	} {
 		t.Run(name, func(t *testing.T) {
 			start := time.Now()
@@ -193,12 +196,96 @@ func TestCostly(t *testing.T) {
 			if d != nil {
 				tasting().Lint(d)
 				d.Root().Value()
+				for _, n := range d.Root().Children {
+					n.Position()
+				}
 			}
 			// What grows with the square of the size takes minutes; a busy machine under the detector of races takes seconds.
 			if took := time.Since(start); took > 20*time.Second {
 				t.Errorf("that took %v", took)
 			}
 		})
+	}
+}
+
+func numbered(n int, format string) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, format, i)
+	}
+	return b.String()
+}
+
+// TestPositions holds the place of every character to a count from the beginning of its line, around the ends of the stretches that
+// are counted once.
+func TestPositions(t *testing.T) {
+	for _, unit := range []string{"x", "é", "€", "🍷", "aé€🍷", "a\né"} {
+		for _, size := range []int{1, stride - 9, stride - 8, stride - 7, stride, 3*stride - 8, 3*stride + 1} {
+			filling := strings.Repeat(unit, size)
+			// The tags around the text have seven bytes.
+			for cut := range min(8, len(unit)+1) {
+				d := parse(t, "<a>"+filling+strings.Repeat(" ", cut)+"</a>")
+				line, column := 1, 1
+				for i, r := range string(d.text) {
+					if got := d.position(i); got != (Position{line, column}) {
+						t.Fatalf("%q times %d: position(%d) = %v, want %d:%d", unit, size, i, got, line, column)
+					}
+					column++
+					if r == '\n' {
+						line, column = line+1, 1
+					}
+				}
+				if got := d.position(len(d.text)); got != (Position{line, column}) {
+					t.Fatalf("%q times %d: the end is at %v, want %d:%d", unit, size, got, line, column)
+				}
+			}
+		}
+	}
+	// An edit moves them.
+	d := parse(t, "<a><b>"+strings.Repeat("é", stride)+"</b><c/></a>")
+	if err := d.SetValue(d.Root().Child("b"), "é"); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.Root().Child("c").Position(); got != (Position{1, 12}) {
+		t.Errorf("after an edit <c> is at %v", got)
+	}
+}
+
+// TestManyFindings: of what is wrong again and again only so much is listed, but nothing that is wrong in another way is lost over it.
+func TestManyFindings(t *testing.T) {
+	const more = 50
+	d := parse(t, "<Tasting xmlns='urn:tasting'><Settings>"+strings.Repeat("<Whisky/>", maxFindings+more)+
+		"<Kind>Green</Kind></Settings><List>"+strings.Repeat("<Wine><Name>x</Name></Wine>", 3)+"</List><Liszt/></Tasting>")
+	all := tasting().Lint(d)
+	rules := map[Rule]int{}
+	for _, f := range all {
+		rules[f.Rule]++
+	}
+	for rule, want := range map[Rule]int{RuleUnknownElement: maxFindings, RuleWrongValue: 1, RuleDuplicateValue: 1, RuleMisspelledElement: 1, RuleMoreFindings: 1} {
+		if rules[rule] != want {
+			t.Errorf("%d findings of the rule %s, want %d", rules[rule], rule, want)
+		}
+	}
+	last := all[len(all)-1]
+	if want := fmt.Sprintf("%d more findings", more+1); last.Rule != RuleMoreFindings || last.Severity != SeverityNote || !strings.Contains(last.Message, want) {
+		t.Errorf("the last finding is %v, want %q", last, want)
+	}
+	// Those who check the meaning share the bound.
+	c := NewCollector(d)
+	for range maxElements {
+		c.Add(d.Root(), SeverityWarning, "meaning", "again", "")
+	}
+	c.Add(d.Root(), SeverityError, "meaning", "worse", "")
+	if all := c.Findings(); len(all) != maxFindings+2 || all[maxFindings].Message != "worse" || !strings.HasPrefix(all[maxFindings+1].Message, "49800 more") {
+		t.Errorf("%d findings, the last two %v", len(all), all[len(all)-2:])
+	}
+	// Whether names beyond the bound are slips of the pen is not known, and an error says so.
+	d = parse(t, "<Tasting xmlns='urn:tasting'>"+numbered(maxUnknown+1, "<Wein%06x/>")+"</Tasting>")
+	if err := Errors(tasting().Lint(d), RuleUnknownElement, RuleMisspelledElement); !Has(err, RuleTooLarge) {
+		t.Errorf("too many names: %v", err)
+	}
+	if err := Errors(tasting().Lint(parse(t, "<Tasting xmlns='urn:tasting'>"+strings.Repeat("<Whisky/><Gin/>", maxUnknown)+"</Tasting>")), RuleUnknownElement); err != nil {
+		t.Errorf("two names: %v", err)
 	}
 }
 

@@ -60,6 +60,8 @@ const (
 	RuleEmptyValue Rule = "empty-value"
 	// RuleStrayText: text stands where only elements may.
 	RuleStrayText Rule = "stray-text"
+	// RuleMoreFindings: there are more findings than are listed.
+	RuleMoreFindings Rule = "more-findings"
 )
 
 // A Position is a place in a document.
@@ -112,6 +114,59 @@ func (f Finding) String() string {
 	}
 	fmt.Fprintf(&b, " (%s)", f.Rule)
 	return b.String()
+}
+
+// A Collector gathers what there is to say about one document, from the table and from whoever checks the meaning. A document can
+// break a rule as often as it has elements, and a person reads only so many findings; so of those beyond the bound only the first of
+// each kind is kept, and the rest is counted. What is decided by the findings, such as whether a document may be acted upon, is
+// therefore the same as if all of them were there.
+type Collector struct {
+	doc      *Document
+	findings []Finding
+	kinds    map[kind]bool
+	unlisted int
+}
+
+// A kind is what decisions tell findings apart by. Which element is missing is a part of it, since some elements may be; the table
+// bounds how many that can be.
+type kind struct {
+	severity Severity
+	rule     Rule
+	schema   bool
+	missing  string
+}
+
+// NewCollector returns a Collector for findings about d.
+func NewCollector(d *Document) *Collector { return &Collector{doc: d, kinds: map[kind]bool{}} }
+
+// Add adds a finding about an element of the document.
+func (c *Collector) Add(n *Node, severity Severity, rule Rule, message, hint string) {
+	c.add(c.doc.Finding(n, severity, rule, message, hint))
+}
+
+func (c *Collector) add(f Finding) {
+	k := kind{f.Severity, f.Rule, f.Schema, ""}
+	if f.Rule == RuleMissingElement {
+		k.missing = f.Path
+	}
+	if len(c.findings) >= maxFindings && c.kinds[k] {
+		c.unlisted++
+		return
+	}
+	c.kinds[k] = true
+	c.findings = append(c.findings, f)
+}
+
+// Findings returns the findings in the order of the document. If there are more, the last one says how many.
+func (c *Collector) Findings() []Finding {
+	all := Merge(c.findings, nil)
+	if c.unlisted > 0 {
+		all = append(all, Finding{
+			File: c.doc.name, Position: c.doc.position(len(c.doc.text)), Severity: SeverityNote, Rule: RuleMoreFindings,
+			Message: fmt.Sprintf("%d more findings of the same kinds are not listed", c.unlisted), Hint: "mend those that are, and check again",
+		})
+	}
+	return all
 }
 
 // An InvalidError reports everything that keeps a document from being used.

@@ -9,22 +9,37 @@ import (
 // Lint returns what is wrong with the document by the table, in the order of the document. It does not repeat the errors that
 // [Parse] has returned.
 func (s *Schema) Lint(d *Document) []Finding {
-	l := &linter{schema: s, d: d, findings: slices.Clone(d.warnings)}
-	root := d.root
+	c := NewCollector(d)
+	s.Check(c)
+	return c.Findings()
+}
+
+// Check adds to c what Lint finds, for packages that also check the meaning of documents. It reports whether the document is of this
+// kind at all.
+func (s *Schema) Check(c *Collector) bool {
+	l := &linter{schema: s, d: c.doc, found: c}
+	for _, f := range l.d.warnings {
+		c.add(f)
+	}
+	root := l.d.root
 	if root.Name != s.Root.Name {
 		hint := fmt.Sprintf("an %s begins with <%s>", s.Title, s.Root.Name)
 		l.add(root, SeverityError, RuleRoot, fmt.Sprintf("<%s> is not an %s", clip(root.Name), s.Title), hint, true)
-		return l.findings
+		return false
 	}
 	l.namespace(root, s.Namespace)
 	l.element(root, s.Root)
-	return Merge(l.findings, nil)
+	return true
 }
 
 type linter struct {
-	schema   *Schema
-	d        *Document
-	findings []Finding
+	schema *Schema
+	d      *Document
+	found  *Collector
+	places map[string][]string // the paths of all elements of the table by their names, nil until they are needed
+	names  []string            // those names
+	// misspelled holds what names that are not in the table were probably meant to be, "" for nothing, by the name and its parent.
+	misspelled map[[2]string]string
 }
 
 func (l *linter) add(n *Node, severity Severity, rule Rule, message, hint string, schema bool) {
@@ -32,12 +47,9 @@ func (l *linter) add(n *Node, severity Severity, rule Rule, message, hint string
 }
 
 func (l *linter) addAt(n *Node, offset int, severity Severity, rule Rule, message, hint string, schema bool) {
-	if len(l.findings) == maxFindings {
-		return
-	}
 	f := l.d.Finding(n, severity, rule, message, hint)
 	f.Position, f.Schema = l.d.position(offset), schema
-	l.findings = append(l.findings, f)
+	l.found.add(f)
 }
 
 func (l *linter) namespace(n *Node, want string) {
@@ -218,21 +230,17 @@ func (e *Element) order() string {
 
 // unknown says what is known of an element that the parent e has no place for.
 func (l *linter) unknown(n *Node, e *Element) {
-	if len(l.findings) == maxFindings {
-		return
+	if l.places == nil {
+		l.places = map[string][]string{l.schema.Root.Name: {"the outermost element"}}
+		l.schema.Root.Walk(func(path string, s *Element) {
+			if l.places[s.Name] == nil {
+				l.names = append(l.names, s.Name)
+			}
+			l.places[s.Name] = append(l.places[s.Name], path)
+		})
 	}
 	rule, message, hint := RuleUnknownElement, "", ""
-	var places, names []string
-	if l.schema.Root.Name == n.Name {
-		places = append(places, "the outermost element")
-	}
-	l.schema.Root.Walk(func(path string, s *Element) {
-		if s.Name == n.Name {
-			places = append(places, path)
-		}
-		names = append(names, s.Name)
-	})
-	if len(places) > 0 {
+	if places := l.places[n.Name]; len(places) > 0 {
 		rule = RuleMisplacedElement
 		message = fmt.Sprintf("<%s> has no effect inside of <%s>", clip(n.Name), e.Name)
 		hint = "its place is " + strings.Join(places[:min(3, len(places))], " or ")
@@ -244,13 +252,34 @@ func (l *linter) unknown(n *Node, e *Element) {
 	}
 	if message == "" {
 		message = fmt.Sprintf("<%s> is not known", clip(n.Name))
-		siblings := make([]string, len(e.Children))
-		for i, c := range e.Children {
-			siblings[i] = c.Name
-		}
-		if s := Nearest(n.Name, append(siblings, names...)); s != "" {
+		switch s, ok := l.meant(n.Name, e); {
+		case !ok:
+			rule, message = RuleTooLarge, fmt.Sprintf("the document has more than %d names of elements that are not known", maxUnknown)
+		case s != "":
 			rule, hint = RuleMisspelledElement, fmt.Sprintf("did you mean <%s>?", s)
 		}
 	}
 	l.add(n, SeverityError, rule, message, hint, true)
+}
+
+// meant returns the name that one inside of e was probably meant to be, "" for none. To find out takes long, so it is done for
+// maxUnknown names only, and ok is false for those beyond: whether a document may be acted upon can depend on the answer.
+func (l *linter) meant(name string, e *Element) (s string, ok bool) {
+	key := [2]string{name, e.Name}
+	if s, ok := l.misspelled[key]; ok {
+		return s, true
+	}
+	if len(l.misspelled) == maxUnknown {
+		return "", false
+	}
+	if l.misspelled == nil {
+		l.misspelled = map[[2]string]string{}
+	}
+	names := make([]string, len(e.Children))
+	for i, c := range e.Children {
+		names[i] = c.Name
+	}
+	s = Nearest(name, append(names, l.names...))
+	l.misspelled[key] = s
+	return s, true
 }

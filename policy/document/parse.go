@@ -20,6 +20,10 @@ const (
 	maxAttributes = 64
 	maxName       = 256
 	maxFindings   = 200
+	maxUnknown    = 1000
+
+	// stride is how many bytes of the text there are from one entry of Document.characters to the next.
+	stride = 512
 
 	xmlSpace = "http://www.w3.org/XML/1998/namespace"
 	xsiSpace = "http://www.w3.org/2001/XMLSchema-instance"
@@ -34,8 +38,10 @@ type Document struct {
 	encoding Encoding
 	root     *Node
 	lines    []int // offsets in text where lines start
-	faulty   bool
-	warnings []Finding // that do not keep the text from being XML
+	// characters holds how many characters stand in front of every stride-th byte of the text.
+	characters []int
+	faulty     bool
+	warnings   []Finding // that do not keep the text from being XML
 }
 
 // Parse reads a document. The name is for messages only and may be empty.
@@ -96,11 +102,42 @@ func (d *Document) Finding(n *Node, severity Severity, rule Rule, message, hint 
 // line returns the line of an offset in the text.
 func (d *Document) line(offset int) int { return sort.SearchInts(d.lines, offset+1) }
 
-// position returns the line and column of an offset in the text. It counts the characters of the line, so it is for findings,
-// whose number is bounded.
+// position returns the line and column of an offset in the text. It costs the same however long the line is, since every element
+// of a document that is all one line may be asked for its place.
 func (d *Document) position(offset int) Position {
 	line := d.line(offset)
-	return Position{line, 1 + utf8.RuneCount(d.text[d.lines[line-1]:offset])}
+	return Position{line, 1 + d.before(offset) - d.before(d.lines[line-1])}
+}
+
+// before returns how many characters stand in front of an offset.
+func (d *Document) before(offset int) int {
+	n := d.characters[offset/stride]
+	for _, c := range d.text[offset-offset%stride : offset] {
+		if utf8.RuneStart(c) {
+			n++
+		}
+	}
+	return n
+}
+
+// index notes what position needs to know of the text.
+func (d *Document) index() {
+	d.lines, d.characters = []int{0}, make([]int, 0, len(d.text)/stride+1)
+	n := 0
+	for i, c := range d.text {
+		if i%stride == 0 {
+			d.characters = append(d.characters, n)
+		}
+		if utf8.RuneStart(c) {
+			n++
+		}
+		if c == '\n' {
+			d.lines = append(d.lines, i+1)
+		}
+	}
+	if len(d.text)%stride == 0 {
+		d.characters = append(d.characters, n)
+	}
 }
 
 // expandRun returns the characters of a run.
@@ -115,12 +152,7 @@ func (d *Document) expandRun(r run) string {
 // parse replaces the text and the elements of d.
 func (d *Document) parse(text []byte) ([]Finding, error) {
 	d.text, d.root, d.warnings = text, nil, nil
-	d.lines = append(d.lines[:0:0], 0)
-	for i, c := range text {
-		if c == '\n' {
-			d.lines = append(d.lines, i+1)
-		}
-	}
+	d.index()
 	p := &parser{d: d, s: text}
 	p.run()
 	if p.fatal != nil {
@@ -343,6 +375,9 @@ func (p *parser) declaration(s string) {
 		p.fault(0, "the XML declaration does not begin with the version", `write <?xml version="1.0" encoding="UTF-8"?>`)
 	}
 	for _, a := range all {
+		if p.fatal != nil {
+			return
+		}
 		switch a[0] {
 		case "version":
 			if a[1] != "1.0" {
@@ -353,8 +388,9 @@ func (p *parser) declaration(s string) {
 			if got == "" {
 				p.stop(0, RuleEncoding, fmt.Sprintf("the encoding %q is not read", clip(a[1])), "save the document as UTF-8")
 			} else if got == "UTF-8" && p.d.encoding.family() == "UTF-16" && p.d.encoding.BOM {
-				// Editors change the bytes and leave the first line; the byte order mark leaves no doubt.
-				p.d.warnings = append(p.d.warnings, Finding{File: p.d.name, Position: Position{1, 1}, Severity: SeverityWarning, Rule: RuleEncoding,
+				// Editors change the bytes and leave the first line; the byte order mark leaves no doubt. Once is enough to say so,
+				// however often the declaration names the encoding.
+				p.d.warnings = append(p.d.warnings[:0], Finding{File: p.d.name, Position: Position{1, 1}, Severity: SeverityWarning, Rule: RuleEncoding,
 					Message: "the document says that it is in UTF-8, but it is in UTF-16", Hint: `write encoding="UTF-16", or save it as UTF-8`})
 			} else if got != p.d.encoding.family() {
 				p.stop(0, RuleEncoding, fmt.Sprintf("the document says that it is in %s, but it is in %s", got, p.d.encoding.family()),

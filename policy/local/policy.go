@@ -236,11 +236,11 @@ func lint(name string, data []byte) ([]document.Finding, *document.Document, *do
 	if doc == nil {
 		return findings, nil, schema
 	}
-	findings = document.Merge(findings, schema.Lint(doc))
-	if doc.Root().Name == schema.Root.Name {
-		findings = document.Merge(findings, meaning(doc))
+	c := document.NewCollector(doc)
+	if schema.Check(c) {
+		meaning(doc.Root(), c)
 	}
-	return findings, doc, schema
+	return document.Merge(findings, c.Findings()), doc, schema
 }
 
 const (
@@ -250,26 +250,23 @@ const (
 	RuleContradiction document.Rule = "contradiction"
 )
 
-// meaning finds what the table cannot say.
-func meaning(doc *document.Document) []document.Finding {
-	var all []document.Finding
-	root := doc.Root()
+// meaning adds to c what the table cannot say.
+func meaning(root *document.Node, c *document.Collector) {
 	if n := root.Child("RestrictTunnelProtocols"); strings.EqualFold(n.Value(), string(NoTLS)) {
-		all = append(all, doc.Finding(n, document.SeverityWarning, RuleContradiction,
-			"TLS and DTLS are forbidden, and this client speaks nothing else, so it cannot connect", "write IPSec to forbid IPsec, or false"))
+		c.Add(n, document.SeverityWarning, RuleContradiction,
+			"TLS and DTLS are forbidden, and this client speaks nothing else, so it cannot connect", "write IPSec to forbid IPsec, or false")
 	}
 	if n := root.Child("UpdatePolicy"); n != nil && strings.EqualFold(root.Child("BypassDownloader").Value(), "true") {
-		all = append(all, doc.Finding(n, document.SeverityNote, RuleNoEffect, "UpdatePolicy has no effect while BypassDownloader is true", ""))
+		c.Add(n, document.SeverityNote, RuleNoEffect, "UpdatePolicy has no effect while BypassDownloader is true", "")
 	}
 	seen := map[string]bool{}
 	for _, n := range root.Find("UpdatePolicy/AuthorizedServerList").All("ServerName") {
 		v := normal(n.Value())
 		if v != "" && seen[v] {
-			all = append(all, doc.Finding(n, document.SeverityWarning, document.RuleDuplicateValue, fmt.Sprintf("%q stands twice in the list", n.Value()), "remove it"))
+			c.Add(n, document.SeverityWarning, document.RuleDuplicateValue, fmt.Sprintf("%q stands twice in the list", n.Value()), "remove it")
 		}
 		seen[v] = true
 	}
-	return all
 }
 
 // Load reads the local policy of this machine from a file. With trusted, which whoever changes the machine must ask for, a

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"culvert.example/vpn/policy/document"
 )
@@ -255,6 +256,36 @@ func TestTolerance(t *testing.T) {
 }
 
 // TestAuthorized is the matcher of B.4.
+// TestManyFaults: a document with one fault many times over is judged soon and in few words, and other faults in it are not lost.
+func TestManyFaults(t *testing.T) {
+	const head, tail = `<AnyConnectLocalPolicy xmlns="http://schemas.xmlsoap.org/encoding/">`, `</AnyConnectLocalPolicy>`
+	start := time.Now()
+	equal := head + "<!-- " + strings.Repeat("é", document.MaxSize/8) + " --><UpdatePolicy><AuthorizedServerList>" +
+		strings.Repeat("<ServerName>a</ServerName>", 49000) + "</AuthorizedServerList></UpdatePolicy>" + tail
+	p, findings, err := Parse("", []byte(equal))
+	if err != nil || len(p.Update.AuthorizedServers) != 49000 || len(findings) > 210 {
+		t.Fatalf("%d findings, %v", len(findings), err)
+	}
+	if last := findings[len(findings)-1]; last.Rule != document.RuleMoreFindings || !strings.HasPrefix(last.Message, "48799 more") {
+		t.Errorf("the last finding is %v", last)
+	}
+	// If each finding counted the characters in front of it, this would take minutes.
+	if took := time.Since(start); took > 15*time.Second {
+		t.Errorf("that took %v", took)
+	}
+	for fault, rule := range map[string]document.Rule{
+		"<FipsMode>perhaps</FipsMode>":       document.RuleWrongValue,
+		"<FipsMod>true</FipsMod>":            document.RuleMisspelledElement,
+		"<ServerName>a</ServerName>":         document.RuleMisplacedElement,
+		"<UpdatePolicy>text</UpdatePolicy>":  document.RuleStrayText,
+		"<FipsMode/><FipsMode>x</FipsMode>1": document.RuleDuplicateElement,
+	} {
+		if _, _, err := Parse("", []byte(head+strings.Repeat("<Zebra/>", 1000)+fault+tail)); !document.Has(err, rule) {
+			t.Errorf("%s behind a thousand elements that are not known: %v, want %s", fault, err, rule)
+		}
+	}
+}
+
 func TestAuthorized(t *testing.T) {
 	u := UpdatePolicy{AuthorizedServers: []string{"seattle.example.com", "*.example.net", "192.0.2.7", "[2001:DB8::0001]", "*.7"}}
 	for server, want := range map[string]bool{

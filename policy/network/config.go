@@ -3,7 +3,6 @@ package network
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -16,9 +15,9 @@ import (
 // Bounds on a Config.
 const (
 	// MaxAllowed is how many characters AllowedHosts may have, with a comma between two.
-	MaxAllowed = 500
+	MaxAllowed = profile.MaxAllowed
 	// MaxHosts is how many gateways may be listed, backups and members not counted.
-	MaxHosts = 1024
+	MaxHosts = profile.MaxHosts
 	// MaxRemediation bounds CaptivePortalRemediationTimeout.
 	MaxRemediation = 24 * time.Hour
 )
@@ -121,17 +120,8 @@ func (c Config) Validate() error {
 	if w := c.AlwaysOn.Window; w < 0 || w > MaxRemediation {
 		return bad("CaptivePortalRemediationTimeout", "%v is not between 0 and %v", w, MaxRemediation)
 	}
-	if n := len(strings.Join(c.AlwaysOn.Allowed, ",")); n > MaxAllowed {
-		return bad("AllowedHosts", "it has %d characters, at most %d are allowed", n, MaxAllowed)
-	}
-	for _, h := range c.AlwaysOn.Allowed {
-		if p, err := netip.ParsePrefix(h); err == nil && (p.Addr().Is4() && p.Bits() < 8 || p.Addr().Is6() && p.Bits() < 16) {
-			return bad("AllowedHosts", "%s is a hole and not a host: IPv4 networks have at least 8 bits, IPv6 ones 16", h)
-		} else if err == nil && p.Addr().Is4In6() {
-			return bad("AllowedHosts", "%s: write an IPv4 network as such", h)
-		} else if err != nil && (h == "" || strings.ContainsFunc(h, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '/' })) {
-			return bad("AllowedHosts", "%q is neither a host nor a network", h)
-		}
+	if err := profile.CheckAllowed(c.AlwaysOn.Allowed); err != nil {
+		return bad("AllowedHosts", "%v", err)
 	}
 	if len(c.Hosts) > MaxHosts {
 		return bad("ServerList", "it has %d hosts, at most %d are allowed", len(c.Hosts), MaxHosts)

@@ -341,6 +341,26 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestWhatProfilesSay: what is said about a profile is what happens by it.
+func TestWhatProfilesSay(t *testing.T) {
+	about := func(p *profile.Profile) string {
+		var all []string
+		for _, f := range p.Findings() {
+			all = append(all, string(f.Severity)+" "+f.Message)
+		}
+		return strings.Join(all, "\n")
+	}
+	p := xmlProfile(t, "corp.xml", "", office)
+	if _, err := New("Old", Documents{Profiles: collection(p)}, machine()); err == nil || !strings.Contains(about(p), "warning this client does not speak IPsec and refuses") {
+		t.Errorf("IPsec: it is said that %s, and the plan says %v", about(p), err)
+	}
+	p = xmlProfile(t, "corp.xml", "<AutomaticVPNPolicy>true<TrustedDNSDomains>corp.example</TrustedDNSDomains><AlwaysOn>true</AlwaysOn></AutomaticVPNPolicy><AllowManualHostInput>true</AllowManualHostInput>",
+		"<HostEntry><HostName>one</HostName></HostEntry>")
+	if _, err := New("typed.example", Documents{Profiles: collection(p)}, machine()); err == nil || !strings.Contains(about(p), "AllowManualHostInput has no effect") || strings.Contains(about(p), "warning") {
+		t.Errorf("AlwaysOn: it is said that %s, and the plan says %v", about(p), err)
+	}
+}
+
 // TestProfileOfTheGateway: of several profiles, that of the gateway is in force, and Always-On for one that none lists.
 func TestProfileOfTheGateway(t *testing.T) {
 	one := xmlProfile(t, "one.xml", "<LocalLanAccess>true</LocalLanAccess>", office)

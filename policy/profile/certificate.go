@@ -119,7 +119,7 @@ func (p *Profile) Pins(h Host) ([]Pin, bool) {
 type HTTPSServer struct {
 	Address string `json:"address"`
 	Port    uint16 `json:"port"`
-	// Hash is the hash of its certificate: SHA-1, SHA-256 or SHA-512 by its length.
+	// Hash is the hash of its certificate: SHA-256 or SHA-512 by its length.
 	Hash []byte `json:"hash"`
 }
 
@@ -130,8 +130,9 @@ func (p *Profile) TrustedHTTPSServers() []HTTPSServer {
 	for _, n := range p.node("AutomaticVPNPolicy/TrustedHttpsServerList").All("TrustedHttpsServer") {
 		address := n.Child("Address").Value()
 		_, port, _, err := splitAddress("port:" + n.Child("Port").Value())
-		hash, hashErr := DecodeHash(n.Child("CertificateHash").Value())
-		if err == nil && hashErr == nil && checkName(address) == nil {
+		written := n.Child("CertificateHash").Value()
+		if err == nil && checkHash(written) == nil && checkTrusted(address) == nil {
+			hash, _ := DecodeHash(written) // which checkHash has found good
 			all = append(all, HTTPSServer{address, port, hash})
 		}
 	}

@@ -72,8 +72,12 @@ func Diff(old, new *Profile) []Change {
 func moved(old, new []Host) []Change {
 	names := func(hosts, others []Host) []string {
 		var all []string
+		there := map[string]bool{}
+		for _, o := range others {
+			there[o.Name] = true
+		}
 		for _, h := range hosts {
-			if slices.ContainsFunc(others, func(o Host) bool { return o.Name == h.Name }) {
+			if there[h.Name] {
 				all = append(all, h.Name)
 			}
 		}

@@ -64,10 +64,11 @@ func LoadDirectories(dirs []string, trusted bool) (*Collection, error) {
 
 // Hosts returns the gateways of all profiles, in their order. Of several with the same name, only the first is in the list.
 func (c *Collection) Hosts() []Host {
-	hosts := []Host{}
+	hosts, seen := []Host{}, map[string]bool{}
 	for _, p := range c.Profiles {
 		for _, h := range p.Hosts() {
-			if !slices.ContainsFunc(hosts, func(o Host) bool { return o.Name == h.Name }) {
+			if !seen[h.Name] {
+				seen[h.Name] = true
 				hosts = append(hosts, h)
 			}
 		}

@@ -20,7 +20,8 @@ type Host struct {
 	Address string `json:"address"`
 	// UserGroup is the group to log in to, or "".
 	UserGroup string `json:"userGroup,omitempty"`
-	// Backups are the gateways to try when this one fails, in this order: the host's own, or else those of the profile.
+	// Backups are the gateways to try when this one fails, in this order: the host's own, or else those of the profile, which all
+	// hosts without their own share. They must not be changed.
 	Backups []string `json:"backups,omitempty"`
 	// OwnBackups says that Backups stand in the host's entry.
 	OwnBackups bool `json:"ownBackups,omitempty"`
@@ -115,8 +116,10 @@ func (h Host) URL() (string, error) {
 // dialer takes them. Those that are no addresses are left out.
 func (h Host) Servers() []string {
 	var all []string
+	seen := map[string]bool{}
 	for _, a := range append([]string{h.Address}, h.Backups...) {
-		if s, err := server(a); err == nil && !slices.Contains(all, s) {
+		if s, err := server(a); err == nil && !seen[s] {
+			seen[s] = true
 			all = append(all, s)
 		}
 	}
@@ -156,16 +159,19 @@ func (p *Profile) Hosts() []Host {
 	if p == nil {
 		return hosts
 	}
-	spec := p.schema.Root.Find("ServerList/HostEntry")
+	spec, backups := p.schema.Root.Find("ServerList/HostEntry"), p.BackupServers()
+	// Each host has the list, so a long one would make the square of the document of it. A profile with a longer one is refused by Err.
+	backups = slices.Clip(backups[:min(len(backups), MaxServers)])
 	for _, n := range p.doc.Root().Child("ServerList").All("HostEntry") {
-		if h := p.host(n, spec); h.Name != "" {
+		if h := p.host(n, spec, backups); h.Name != "" {
 			hosts = append(hosts, h)
 		}
 	}
 	return hosts
 }
 
-func (p *Profile) host(n *document.Node, e *document.Element) Host {
+// host returns the gateway of an entry. The backups are those of the profile.
+func (p *Profile) host(n *document.Node, e *document.Element, backups []string) Host {
 	text := func(path string) string { return p.text(n, e, path) }
 	h := Host{
 		Name: text("HostName"), Address: n.Child("HostAddress").Value(), UserGroup: text("UserGroup"), Protocol: text("PrimaryProtocol"),
@@ -176,7 +182,7 @@ func (p *Profile) host(n *document.Node, e *document.Element) Host {
 		h.Address = h.Name
 	}
 	if h.OwnBackups = len(h.Backups) > 0; !h.OwnBackups {
-		h.Backups = p.BackupServers()
+		h.Backups = backups
 	}
 	const standard = "PrimaryProtocol/StandardAuthenticationOnly"
 	if h.Protocol == "IPsec" && text(standard) == "true" {

@@ -23,16 +23,17 @@ const (
 	RuleNoHost document.Rule = "no-host"
 	// RuleConsequence: the setting does more than its name says.
 	RuleConsequence document.Rule = "consequence"
+	// RuleTooMany: a list is longer than this client takes.
+	RuleTooMany document.Rule = "too-many"
 )
 
-// checkMeaning finds what the table cannot say: settings that contradict each other, and gateways that cannot be.
-func (p *Profile) checkMeaning() []document.Finding {
-	var all []document.Finding
+// checkMeaning adds to c what the table cannot say: settings that contradict each other, and gateways that cannot be.
+func (p *Profile) checkMeaning(c *document.Collector) {
 	add := func(n *document.Node, severity document.Severity, rule document.Rule, message, hint string) {
 		if n == nil {
 			n = p.doc.Root()
 		}
-		all = append(all, p.doc.Finding(n, severity, rule, message, hint))
+		c.Add(n, severity, rule, message, hint)
 	}
 	value := func(path string) string {
 		if v, ok := p.Get(path); ok {
@@ -57,7 +58,11 @@ func (p *Profile) checkMeaning() []document.Finding {
 		lastRule = failure + "/ApplyLastVPNLocalResourceRules"
 	)
 
-	alwaysOn := is(always)
+	alwaysOn, hosts := is(always), p.Hosts()
+	reachable := slices.ContainsFunc(hosts, func(h Host) bool {
+		_, err := h.Server()
+		return err == nil && h.Protocol != "IPsec"
+	})
 	if alwaysOn && !is(auto) {
 		add(p.node(always), err, RuleContradiction, "AlwaysOn is true and AutomaticVPNPolicy, which it is a part of, is false",
 			"write true into AutomaticVPNPolicy, or false into AlwaysOn")
@@ -70,17 +75,19 @@ func (p *Profile) checkMeaning() []document.Finding {
 			"write Connect")
 	}
 	switch {
-	case len(p.Hosts()) > 0:
+	case reachable:
+	case alwaysOn && len(hosts) > 0:
+		add(p.node(always), err, RuleContradiction, "AlwaysOn is true and the profile has no gateway that this client can connect to",
+			"add a HostEntry with an address and with SSL as its PrimaryProtocol")
 	case alwaysOn:
 		add(p.node(always), err, RuleContradiction, "AlwaysOn is true and the profile has no gateway to connect to", "add a ServerList")
-	default:
+	case len(hosts) == 0:
 		add(nil, note, RuleNoHost, "the profile lists no gateway, so that the user has to type one in", "add a ServerList with a HostEntry")
 	}
 	if alwaysOn && is(auto) {
 		add(p.node(always), note, RuleConsequence, "when a gateway sends this profile, all other profiles are deleted, since AlwaysOn is true", "")
-		if is("AllowManualHostInput") {
-			add(p.node(always), warn, RuleContradiction, "with AlwaysOn the user can still type in a gateway of his own",
-				"write false into AllowManualHostInput")
+		if v, _ := p.Get("AllowManualHostInput"); v == "true" {
+			add(p.node("AllowManualHostInput"), note, RuleNoEffect, "AllowManualHostInput has no effect while AlwaysOn is true, which connects to listed gateways alone", "")
 		}
 	}
 	if value(failure) == "Open" {
@@ -110,7 +117,7 @@ func (p *Profile) checkMeaning() []document.Finding {
 	}
 	if is("CertificatePinning") {
 		pinned := len(pins(p.node("CertificatePinning"))) > 0
-		for _, h := range p.Hosts() {
+		for _, h := range hosts {
 			pinned = pinned || len(h.Pins) > 0
 		}
 		if !pinned {
@@ -131,33 +138,47 @@ func (p *Profile) checkMeaning() []document.Finding {
 	if n := p.node("MobilePolicy"); n != nil {
 		add(n, note, RuleNoEffect, "MobilePolicy is for Windows Mobile, which no client runs on any more", "")
 	}
+	tooMany(p.node(auto+"/TrustedHttpsServerList").All("TrustedHttpsServer"), MaxTrustedServers, "servers", "", add)
 	p.checkHosts(add)
-	return all
 }
+
+// tooMany finds at its first element too many that a list is too long.
+func tooMany(list []*document.Node, most int, what, also string, add adder) {
+	if len(list) > most {
+		add(list[most], document.SeverityError, RuleTooMany, fmt.Sprintf("<%s> has %d %s, at most %d are allowed", list[most].Parent.Name, len(list), what, most),
+			fmt.Sprintf("remove %d of them%s", len(list)-most, also))
+	}
+}
+
+// An adder adds a finding about an element, nil for the outermost one.
+type adder func(n *document.Node, severity document.Severity, rule document.Rule, message, hint string)
 
 // last returns the last name of a path.
 func last(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
 
-func (p *Profile) checkHosts(add func(n *document.Node, severity document.Severity, rule document.Rule, message, hint string)) {
+func (p *Profile) checkHosts(add adder) {
 	lists := func(n *document.Node, of string, own string) {
-		var seen []string
-		for _, c := range n.All("HostAddress") {
+		seen, all := map[string]bool{}, n.All("HostAddress")
+		tooMany(all, MaxServers, "gateways", "", add)
+		for _, c := range all {
 			v := strings.ToLower(c.Value())
 			switch {
 			case v == "":
 				continue
-			case slices.Contains(seen, v):
+			case seen[v]:
 				add(c, document.SeverityWarning, RuleDuplicateHost, fmt.Sprintf("%q stands twice in the list", c.Value()), "remove it")
 			case v == own:
 				add(c, document.SeverityWarning, RuleDuplicateHost, fmt.Sprintf("%q stands in a list of its own %s", c.Value(), of), "remove it")
 			}
-			seen = append(seen, v)
+			seen[v] = true
 			p.checkWritten(c, add)
 		}
 	}
 	lists(p.node("BackupServerList"), "backups", "")
 	names := map[string]*document.Node{}
-	for _, n := range p.doc.Root().Child("ServerList").All("HostEntry") {
+	entries := p.doc.Root().Child("ServerList").All("HostEntry")
+	tooMany(entries, MaxHosts, "hosts", ", or divide them among several profiles", add)
+	for _, n := range entries {
 		name, address := n.Child("HostName"), n.Child("HostAddress")
 		if name.Value() == "" {
 			continue
@@ -187,7 +208,8 @@ func (p *Profile) checkHosts(add func(n *document.Node, severity document.Severi
 		lists(n.Child("BackupServerList"), "backups", own)
 		lists(n.Child("LoadBalancingServerList"), "cluster", "")
 		if protocol := n.Child("PrimaryProtocol"); protocol.Value() == "IPsec" {
-			add(protocol, document.SeverityWarning, RuleNotImplemented, "IPsec is not built in; the gateway is tried over TLS and DTLS", "")
+			add(protocol, document.SeverityWarning, RuleNotImplemented, "this client does not speak IPsec and refuses to connect to the gateway",
+				"write SSL if the gateway also speaks TLS")
 		} else if standard := protocol.Child("StandardAuthenticationOnly"); standard.Value() == "true" {
 			add(standard, document.SeverityWarning, RuleNoEffect, "StandardAuthenticationOnly has no effect unless PrimaryProtocol is IPsec", "")
 		}
@@ -195,7 +217,7 @@ func (p *Profile) checkHosts(add func(n *document.Node, severity document.Severi
 }
 
 // checkWritten warns of an address that holds more than an address.
-func (p *Profile) checkWritten(n *document.Node, add func(n *document.Node, severity document.Severity, rule document.Rule, message, hint string)) {
+func (p *Profile) checkWritten(n *document.Node, add adder) {
 	v := n.Value()
 	host, port, _, err := splitAddress(v)
 	if err == nil && (strings.HasPrefix(v, "https://") || strings.Contains(v, "/")) {

@@ -101,10 +101,11 @@ func (p *Profile) Err() error {
 }
 
 func (p *Profile) check() {
-	p.findings = p.schema.Lint(p.doc)
-	if p.doc.Root().Name == p.schema.Root.Name {
-		p.findings = document.Merge(p.findings, p.checkMeaning())
+	c := document.NewCollector(p.doc)
+	if p.schema.Check(c) {
+		p.checkMeaning(c)
 	}
+	p.findings = c.Findings()
 }
 
 // Name returns the name that the profile was parsed under.

@@ -210,7 +210,7 @@ func automaticPolicy() *document.Element {
 		row("AllowedHosts", document.Text("", 0, 0, "hosts and networks with commas between", checkHosts), "", fixed, desktop,
 			"What can be reached while the tunnel is down.")), "Always-On", "false")
 	server := times(group("TrustedHttpsServer", desktop, "A server that only the trusted network can reach.",
-		times(row("Address", document.Text("", 0, 0, "name or address of a host", checkName), "", fixed, desktop, "The server."), 1, 1),
+		times(row("Address", document.Text("", 0, 0, "name or address of a host", checkTrusted), "", fixed, desktop, "The server."), 1, 1),
 		times(row("Port", document.Integer("Port", 1, 65535), "", fixed, desktop, "Its port."), 1, 1),
 		times(row("CertificateHash", document.Text("", 0, 0, "SHA-256 in hexadecimal", checkHash), "", fixed, desktop, "The hash of its certificate."), 1, 1)), 0, -1)
 	return feature(row("AutomaticVPNPolicy", boolean(), "false", fixed, desktop,

@@ -12,6 +12,24 @@ import (
 	"culvert.example/vpn/policy/document"
 )
 
+// What this client takes of a profile. An XML Schema sets no such bounds, and other clients may take more; a profile that exceeds them
+// is refused by [Profile.Err], since what would be left out of it could be what matters.
+const (
+	// MaxHosts is how many gateways the ServerList may have, backups and members not counted.
+	MaxHosts = 1024
+	// MaxServers is how many gateways one BackupServerList or LoadBalancingServerList may have.
+	MaxServers = 256
+	// MaxTrustedServers is how many servers the TrustedHttpsServerList may have. They are asked one after the other.
+	MaxTrustedServers = 16
+	// MaxTrustedPatterns is how many entries TrustedDNSDomains and TrustedDNSServers may each have.
+	MaxTrustedPatterns = 256
+	// MaxAllowed is how many characters AllowedHosts may have, with a comma between two entries.
+	MaxAllowed = 500
+
+	maxHostName = 253 // of DNS
+	maxServerIP = 64
+)
+
 // list returns the parts of a list with commas, without white space around them and without empty ones.
 func list(value string) []string {
 	var all []string
@@ -29,7 +47,7 @@ func checkName(s string) error {
 		return nil
 	}
 	s = strings.TrimSuffix(s, ".")
-	if s == "" || len(s) > 253 {
+	if s == "" || len(s) > maxHostName {
 		return errors.New("it must be the name or the address of a host")
 	}
 	for label := range strings.SplitSeq(s, ".") {
@@ -43,6 +61,15 @@ func checkName(s string) error {
 		}
 	}
 	return nil
+}
+
+// checkTrusted refuses what is not the address of a server that proves the trusted network.
+func checkTrusted(s string) error {
+	// The dot at the end of a name and the zone of an address count here.
+	if len(s) > maxHostName {
+		return fmt.Errorf("it has %d characters; write at most %d", len(s), maxHostName)
+	}
+	return checkName(s)
 }
 
 // splitAddress takes an address as profiles write it, such as https://vpn.example.com:8443/group, apart.
@@ -69,9 +96,17 @@ func checkAddress(s string) error {
 	return err
 }
 
-// checkDomains refuses a list of domains that holds something else. A domain may begin with *.
+// checkDomains refuses a list of domains that holds something else, or too much. A domain may begin with *.
 func checkDomains(s string) error {
-	for _, d := range list(s) {
+	domains := list(s)
+	if len(domains) > MaxTrustedPatterns {
+		return fmt.Errorf("it has %d domains; write at most %d, such as *.example.com for all below one", len(domains), MaxTrustedPatterns)
+	}
+	for _, d := range domains {
+		// The length counts in small letters, as the names are compared.
+		if n := len(strings.ToLower(strings.TrimSuffix(d, "."))); n > maxHostName {
+			return fmt.Errorf("a domain has %d characters; write at most %d", n, maxHostName)
+		}
 		name := strings.TrimPrefix(d, "*.")
 		if name == "*" {
 			continue
@@ -83,9 +118,16 @@ func checkDomains(s string) error {
 	return nil
 }
 
-// checkServers refuses a list of addresses of DNS servers that holds something else. A part of an address may be *.
+// checkServers refuses a list of addresses of DNS servers that holds something else, or too much. A part of an address may be *.
 func checkServers(s string) error {
-	for _, server := range list(s) {
+	servers := list(s)
+	if len(servers) > MaxTrustedPatterns {
+		return fmt.Errorf("it has %d addresses; write at most %d, such as 192.0.2.* for a network", len(servers), MaxTrustedPatterns)
+	}
+	for _, server := range servers {
+		if len(server) > maxServerIP {
+			return fmt.Errorf("an entry of %d characters is no address; write at most %d", len(server), maxServerIP)
+		}
 		if strings.Contains(server, "*") && strings.Trim(server, "0123456789abcdefABCDEF.:*") == "" {
 			continue
 		}
@@ -96,7 +138,27 @@ func checkServers(s string) error {
 	return nil
 }
 
-// checkHosts refuses a list of hosts and networks that holds something else.
+// CheckAllowed refuses entries of AllowedHosts that are too many to be let through while the tunnel is down, that would let half of
+// the world through, or that are neither hosts nor networks.
+func CheckAllowed(hosts []string) error {
+	if n := len(strings.Join(hosts, ",")); n > MaxAllowed {
+		return fmt.Errorf("it has %d characters, at most %d are allowed; write networks instead of single hosts", n, MaxAllowed)
+	}
+	for _, h := range hosts {
+		p, err := netip.ParsePrefix(h)
+		switch {
+		case err == nil && (p.Addr().Is4() && p.Bits() < 8 || p.Addr().Is6() && p.Bits() < 16):
+			return fmt.Errorf("%s is a hole and not a host; write IPv4 networks of at least 8 bits, and IPv6 ones of at least 16", h)
+		case err == nil && p.Addr().Is4In6():
+			return fmt.Errorf("%s: write an IPv4 network as such", h)
+		case err != nil && (h == "" || strings.ContainsFunc(h, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '/' })):
+			return fmt.Errorf("%q is neither a host nor a network", h)
+		}
+	}
+	return nil
+}
+
+// checkHosts refuses a list of hosts and networks that holds something else, or what [CheckAllowed] refuses.
 func checkHosts(s string) error {
 	for _, h := range list(s) {
 		if _, err := netip.ParsePrefix(h); err == nil {
@@ -106,7 +168,7 @@ func checkHosts(s string) error {
 			return fmt.Errorf("%q: %w", h, err)
 		}
 	}
-	return nil
+	return CheckAllowed(list(s))
 }
 
 // checkIP refuses what is not an address.
@@ -131,8 +193,12 @@ func DecodeHash(s string) ([]byte, error) {
 	return b, nil
 }
 
+// checkHash refuses what does not tell one certificate from all others.
 func checkHash(s string) error {
-	_, err := DecodeHash(s)
+	b, err := DecodeHash(s)
+	if err == nil && len(b) == 20 {
+		return errors.New("it is a SHA-1, which proves nothing any more; write the SHA-256 of the certificate")
+	}
 	return err
 }
 
