@@ -59,7 +59,7 @@ var arrows = map[string]string{
 	"examples/socks":      ". gateway/gatewaytest proxy transport/login",
 	"examples/gateway":    "gateway",
 	"examples/tray": ". flow/owner gateway gateway/gatewaytest host/certificates policy/certificate policy/local policy/plan policy/preferences " +
-		"policy/profile proxy transport/login transport/login/terminal",
+		"policy/profile proxy transport/login transport/login/terminal transport/upstream",
 	"examples/pkcs11":          ". transport transport/login",
 	"bench":                    "",
 	"bench/table":              "",

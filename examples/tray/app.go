@@ -1,12 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,23 +21,19 @@ import (
 	"culvert.example/vpn/host/certificates"
 	"culvert.example/vpn/policy/certificate"
 	"culvert.example/vpn/policy/plan"
+	"culvert.example/vpn/policy/profile"
 	"culvert.example/vpn/proxy"
 	"culvert.example/vpn/transport/login"
+	"culvert.example/vpn/transport/upstream"
 )
 
 // A host is a gateway of the menu.
 type host struct {
 	name string
+	// entry is what the profiles call it, or would.
+	entry string
 	// servers are its address and those of its backups, as vpn.Dial takes them.
 	servers []string
-	// pins are keys that the profile wants it to have, on top of being trusted. Nil wants none.
-	pins *certificate.Pins
-	// wallet has the certificate for gateways that ask for one. Nil has none.
-	wallet *wallet
-	// plan is what the documents say of it. Nil has nothing to say.
-	plan *plan.Plan
-	// refusal is why it cannot be connected to at all, or empty.
-	refusal string
 }
 
 // A view shows the model. Only one call happens at a time.
@@ -54,13 +53,13 @@ type network interface {
 // One goroutine, that of run, has the model. Whatever happens elsewhere, clicks, answers, changes of the tunnel, comes to it through
 // a channel, so that there is nothing to lock.
 type app struct {
-	hosts  []host
-	config vpn.Config
-	asker  asker
-	user   string
-	// message is shown before the first attempt to connect; empty shows none.
-	message string
+	hosts   []host
+	config  vpn.Config
+	asker   asker
+	user    string
 	prefs   *choices
+	wallets map[*profile.Profile]*wallet // by the profile that is in force, so that its gateways share what is opened once
+	getenv  func(string) string
 	view    view
 	notes   notifier
 	machine machine // empty if it cannot be asked for
@@ -86,6 +85,8 @@ const tick = time.Second
 // expiryWarning is how long before the end of a session the user is told.
 const expiryWarning = 10 * time.Minute
 
+var errLost = errors.New("the connection was lost, and AutoReconnect is false")
+
 // These are why sessions end that nobody has to be told about.
 var (
 	errUser = errors.New("the user disconnects")
@@ -95,7 +96,7 @@ var (
 // newApp prepares an app whose other fields the caller completes before run. The proxy is the address that run will serve.
 func newApp(hosts []host, prefs *choices, proxy string) *app {
 	a := &app{
-		hosts: hosts, prefs: prefs, logger: slog.New(slog.DiscardHandler),
+		hosts: hosts, prefs: prefs, logger: slog.New(slog.DiscardHandler), wallets: map[*profile.Profile]*wallet{}, getenv: environment(proxy),
 		commands: make(chan string), events: make(chan func()), stopped: make(chan struct{}),
 	}
 	a.m.proxy, a.m.boxes = proxy, prefs.boxes()
@@ -141,8 +142,11 @@ func (a *app) run(ctx context.Context, l net.Listener) error {
 	if len(a.machine) > 0 {
 		a.work.Go(func() { a.watchMachine(inner) })
 	}
-	if a.prefs.on(settingConnectOnStart) && len(a.hosts) > 0 {
-		a.connect(inner, 0)
+	if len(a.hosts) > 0 {
+		// One that is refused comes to nothing, and connect says why.
+		if p, _ := a.prefs.plan(a.hosts[0].entry); p.Effective.Settings().AutoConnectOnStart {
+			a.connect(inner, 0)
+		}
 	}
 	quit := ctx.Done()
 	for {
@@ -239,25 +243,30 @@ func (a *app) connect(ctx context.Context, i int) {
 	h := a.hosts[i]
 	ctx, a.session = context.WithCancelCause(ctx)
 	a.m.state, a.m.host, a.m.problem, a.m.status, a.m.asking = connecting, h.name, "", vpn.Status{}, false
-	message := a.message
-	a.message = ""
-	config := a.configFor(h)
+	p, err := a.prefs.plan(h.entry)
+	if a.wallets[p.Profile] == nil {
+		a.wallets[p.Profile] = &wallet{}
+	}
+	config, w := a.configFor(p), a.wallets[p.Profile]
 	a.work.Go(func() {
-		err := a.hold(ctx, h, config, message)
+		if err == nil {
+			err = a.hold(ctx, h, p, config, w)
+		}
 		a.tunnel.Store(nil)
 		a.post(func() { a.ended(ctx, err) })
 	})
 }
 
-// configFor returns the configuration for a host.
-func (a *app) configFor(h host) vpn.Config {
+// configFor returns the configuration that a plan demands, but for what differs between a gateway and the proxy on the way to it.
+func (a *app) configFor(p *plan.Plan) vpn.Config {
 	c := a.config
 	c.Login = login.PrompterFunc(a.ask)
 	if a.user != "" {
 		c.Login = login.Chain(login.Fixed{Username: a.user}, c.Login)
 	}
-	if !a.prefs.on(settingReconnect) {
-		c.ReconnectTimeout = time.Second
+	c.TLS, c.NoDTLS = p.TLS.Config(c.TLS), c.NoDTLS || p.NoDTLS
+	if p.Profile != nil {
+		c.LoginTimeout, c.IPProtocols = p.AuthenticationTimeout, p.IPProtocols
 	}
 	return c
 }
@@ -270,34 +279,29 @@ func (a *app) ask(ctx context.Context, f *login.Form) error {
 }
 
 // hold opens a tunnel to the host and follows it until it ends or ctx does. It returns why it has ended.
-func (a *app) hold(ctx context.Context, h host, c vpn.Config, message string) error {
-	if h.refusal != "" {
-		return errors.New(h.refusal)
-	}
-	if message != "" {
-		if err := a.asker.confirm(ctx, "Before you connect to "+h.name, message); err != nil {
+func (a *app) hold(ctx context.Context, h host, p *plan.Plan, c vpn.Config, w *wallet) error {
+	if p.Message.Show {
+		if err := a.asker.confirm(ctx, "Before you connect to "+h.name, p.Message.Text); err != nil {
 			return err
 		}
+		a.post(func() {
+			if err := a.prefs.edit(p.Shown); err != nil {
+				a.notes.notify(notice{topic: topicTrouble, title: "The message will be shown again", body: line(err.Error())})
+			}
+		})
 	}
-	if h.wallet != nil {
-		c.TLS = &tls.Config{}
-		if a.config.TLS != nil {
-			c.TLS = a.config.TLS.Clone()
-		}
-		c.TLS.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return h.wallet.open(ctx, login.PrompterFunc(a.ask), func(text string) {
-				a.post(func() { a.notes.notify(notice{topic: topicTrouble, title: "Client certificates", body: text}) })
-			})
-		}
+	outer := c.TLS // a proxy is asked for no pinned key, and gets no certificate
+	c.TLS = &tls.Config{}
+	if outer != nil {
+		c.TLS = outer.Clone()
 	}
-	if p := h.plan; p != nil {
-		c.TLS, c.NoDTLS = p.TLS.Config(c.TLS), c.NoDTLS || p.NoDTLS
-		if p.Profile != nil {
-			c.LoginTimeout, c.IPProtocols = p.AuthenticationTimeout, p.IPProtocols
-		}
+	c.TLS.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		return w.open(ctx, p.Certificates, login.PrompterFunc(a.ask), func(text string) {
+			a.post(func() { a.notes.notify(notice{topic: topicTrouble, title: "Client certificates", body: text}) })
+		})
 	}
-	if h.pins != nil {
-		checked, err := (&certificate.Verifier{Pins: h.pins}).Config(c.TLS)
+	if pins := p.Certificates.Pins; pins != nil {
+		checked, err := (&certificate.Verifier{Pins: pins}).Config(c.TLS)
 		if err != nil {
 			return err
 		}
@@ -306,7 +310,11 @@ func (a *app) hold(ctx context.Context, h host, c vpn.Config, message string) er
 	var t *vpn.Tunnel
 	var err error
 	for i, server := range h.servers {
-		if t, err = vpn.Dial(ctx, server, &c); err == nil || ctx.Err() != nil || !elsewhere(err) {
+		to := c
+		if to.Dial, err = a.through(p, server, outer); err != nil {
+			return err
+		}
+		if t, err = vpn.Dial(ctx, server, &to); err == nil || ctx.Err() != nil || !elsewhere(err) {
 			break
 		}
 		if i+1 < len(h.servers) {
@@ -317,15 +325,58 @@ func (a *app) hold(ctx context.Context, h host, c vpn.Config, message string) er
 		return err
 	}
 	a.tunnel.Store(t)
-	// The tunnel says when it ends, so that the only error is that of ctx.
-	_ = t.Watch(ctx, func(s vpn.Status) { a.post(func() { a.follow(ctx, s) }) })
-	err = t.Err()
-	return errors.Join(err, t.Close())
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	// The tunnel says when it ends, so that the only error is that of the context.
+	_ = t.Watch(watching, func(s vpn.Status) {
+		if !p.Reconnect.Automatic && (s.State == vpn.Reconnecting || s.Reconnects > 0) {
+			// A short ReconnectTimeout would not do, as it bounds the first connection too.
+			err = errLost
+			stop()
+			return
+		}
+		a.post(func() { a.follow(ctx, s) })
+	})
+	return errors.Join(cmp.Or(err, t.Err()), t.Close())
+}
+
+// through returns what dials the proxy that the plan wants on the way to a server, nil if it wants none.
+func (a *app) through(p *plan.Plan, server string, outer *tls.Config) (vpn.DialFunc, error) {
+	_, rest, found := strings.Cut(server, "://")
+	if !found {
+		rest = server
+	}
+	u, err := url.Parse("https://" + strings.TrimSpace(rest))
+	if err != nil {
+		return nil, errors.New("the address of the gateway is none: want https://host[:port][/group]")
+	}
+	choice, err := upstream.Choose(upstream.Sources{
+		Gateway: net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "443")), Mode: upstream.Mode(p.Proxy.Choice), Public: p.Proxy.Public,
+		NoLocal: !p.Proxy.AllowLocal, Getenv: a.getenv,
+	})
+	if err != nil || choice.Proxy == nil {
+		return a.config.Dial, err
+	}
+	a.logger.Info("the gateway is reached through a proxy, so by TLS only", "proxy", choice.Proxy.String(), "reason", choice.Reason)
+	d := &upstream.Dialer{Proxy: *choice.Proxy, Dial: a.config.Dial, TLS: outer, NoLocal: !p.Proxy.AllowLocal, Logger: a.logger}
+	return d.DialContext, nil
+}
+
+// environment returns what reads the environment, without a proxy that is this program's own: no tunnel comes about through itself.
+func environment(own string) func(string) string {
+	_, port, _ := net.SplitHostPort(own)
+	return func(name string) string {
+		value := os.Getenv(name)
+		if p, err := upstream.Parse(value); err == nil && p.Local() && fmt.Sprint(p.Port) == port {
+			return ""
+		}
+		return value
+	}
 }
 
 // elsewhere reports whether another gateway could do better.
 func elsewhere(err error) bool {
-	for _, kind := range []error{vpn.ErrLogin, vpn.ErrPrompt, vpn.ErrUntrusted, errDeclined, errNoAnswer, certificates.ErrPassword} {
+	for _, kind := range []error{vpn.ErrLogin, vpn.ErrPrompt, vpn.ErrUntrusted, errDeclined, errNoAnswer, certificates.ErrPassword, upstream.ErrCredentials} {
 		if errors.Is(err, kind) {
 			return false
 		}

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"culvert.example/vpn"
 	"culvert.example/vpn/gateway/gatewaytest"
 	"culvert.example/vpn/policy/preferences"
 	"culvert.example/vpn/policy/profile"
@@ -36,6 +37,8 @@ type stage struct {
 	notes  []string
 	asked  []string
 	answer func(f *login.Form) error
+	// declines is what the user says to a message.
+	declines error
 }
 
 func (s *stage) show(m model, _ time.Time) {
@@ -72,7 +75,7 @@ func (s stageAsker) confirm(_ context.Context, _, text string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asked = append(s.asked, text)
-	return nil
+	return s.declines
 }
 func (stageAsker) show(context.Context, string, string) error { return nil }
 func (stageAsker) again()                                     {}
@@ -100,15 +103,22 @@ func newStage(t *testing.T, change func(a *app)) (*stage, *app) {
 		t.Fatal(err)
 	}
 	l := listen(t)
-	s := &stage{answer: func(f *login.Form) error {
-		return login.Fixed{Username: gatewaytest.User, Password: gatewaytest.Password}.Answer(t.Context(), f)
-	}}
-	a := newApp(hostsOf(p, p.Hosts()), &choices{profile: p, prefs: preferences.New()}, l.Addr().String())
-	a.config, a.view, a.notes, a.asker, a.faulty = d.config(), s, s, stageAsker{s}, d
+	a := newApp(hostsOf(p.Hosts()), newChoices(p), l.Addr().String())
+	a.config, a.faulty = d.config(), d
 	a.m.faults = &faults{}
 	if change != nil {
 		change(a)
 	}
+	return play(t, a, l), a
+}
+
+// play runs an app for a user who knows the password.
+func play(t *testing.T, a *app, l net.Listener) *stage {
+	t.Helper()
+	s := &stage{answer: func(f *login.Form) error {
+		return login.Fixed{Username: gatewaytest.User, Password: gatewaytest.Password}.Answer(t.Context(), f)
+	}}
+	a.view, a.notes, a.asker = s, s, stageAsker{s}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- a.run(ctx, l) }()
@@ -118,7 +128,7 @@ func newStage(t *testing.T, change func(a *app)) (*stage, *app) {
 			t.Error(err)
 		}
 	})
-	return s, a
+	return s
 }
 
 func isUp(m model) bool   { return m.state == connected }
@@ -126,10 +136,10 @@ func isDown(m model) bool { return m.state == disconnected }
 
 func TestConnectOnStart(t *testing.T) {
 	s, a := newStage(t, func(a *app) {
-		if err := a.prefs.prefs.SetControl(settingConnectOnStart, "true"); err != nil {
+		if err := a.prefs.docs.Preferences.User.SetControl(settingConnectOnStart, "true"); err != nil {
 			t.Fatal(err)
 		}
-		a.message = "the rules"
+		a.prefs.env.Message = "the rules"
 	})
 	s.wait(t, "the tunnel", isUp)
 	a.do(cmdConnect + "1") // there is one already
@@ -203,11 +213,10 @@ func TestReconnectOff(t *testing.T) {
 			t.Errorf("%s is %v", b.setting, b.checked)
 		}
 	}
-	got := make(chan time.Duration, 1)
-	a.post(func() { got <- a.configFor(a.hosts[0]).ReconnectTimeout })
-	if d := <-got; d != time.Second {
-		t.Errorf("it would try for %v", d)
-	}
+	a.do(cmdFault + "udp")
+	s.wait(t, "TLS, which is no end", func(m model) bool { return m.symbol() == symbolTLS })
+	a.do(cmdFault + "all")
+	s.wait(t, "the end", func(m model) bool { return isDown(m) && m.problem == errLost.Error() })
 	a.do(cmdPreference + settingReconnect)
 	s.wait(t, "the preference as it was", func(m model) bool {
 		return slices.ContainsFunc(m.boxes, func(b box) bool { return b.setting == settingReconnect && b.checked })
@@ -252,19 +261,42 @@ func (recorder) end()           {}
 
 func TestChoicesAreSaved(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "preferences.xml")
-	c := &choices{prefs: preferences.New(), path: path}
-	if !c.on(settingReconnect) || c.on(settingConnectOnStart) {
-		t.Error("the defaults are not those of the table")
+	corp, err := profile.New(profile.NewOptions{Name: "corp", Hosts: []profile.Host{{Name: "North", Address: "north.example.com"}}})
+	if err == nil {
+		err = corp.SetUserControllable(settingReconnect, true)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newChoices(corp)
+	c.path = path
+	if boxes := c.boxes(); boxes[0].setting != settingConnectOnStart || boxes[0].checked || boxes[1].setting != settingReconnect || !boxes[1].checked {
+		t.Errorf("the defaults are not those of the table: %+v", boxes)
 	}
 	if err := c.toggle(settingConnectOnStart); err != nil {
+		t.Fatal(err)
+	}
+	// Another program writes to the same file while this one runs.
+	last := preferences.Last{HostName: "North", User: "alice"}
+	err = preferences.Edit(path, preferences.UserMode, false, func(p *preferences.Preferences) error {
+		return errors.Join(p.SetControl("LocalLanAccess", "true"), p.SetControl("AutoUpdate", "false"), p.SetLast(last))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.toggle(settingReconnect); err != nil {
 		t.Fatal(err)
 	}
 	saved, err := preferences.Load(path, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v, ok := saved.Control(settingConnectOnStart); !ok || v != "true" {
-		t.Errorf("saved is %q", v)
+	want := map[string]string{settingConnectOnStart: "true", settingReconnect: "false", "LocalLanAccess": "true", "AutoUpdate": "false"}
+	if got := saved.Controls(); !maps.Equal(got, want) || saved.Last() != last {
+		t.Errorf("saved is %v, %+v", got, saved.Last())
+	}
+	if got := c.docs.Preferences.User; !maps.Equal(got.Controls(), want) || got.Last() != last {
+		t.Errorf("in use is %v, %+v", got.Controls(), got.Last())
 	}
 	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != preferences.UserMode {
 		t.Errorf("%v, %v", fi.Mode(), err)
@@ -272,8 +304,7 @@ func TestChoicesAreSaved(t *testing.T) {
 }
 
 func TestFindHosts(t *testing.T) {
-	t.Setenv("HOME", t.TempDir())
-	t.Setenv("XDG_CONFIG_HOME", filepath.Join(t.TempDir(), "config"))
+	root := t.TempDir()
 	d, err := profile.New(profile.NewOptions{Name: "corp", Hosts: []profile.Host{
 		{Name: "North", Address: "north.example.com", UserGroup: "staff", Backups: []string{"south.example.com:8443"}},
 		{Name: "IKE", Address: "ike.example.com", Protocol: "IPsec"},
@@ -285,20 +316,35 @@ func TestFindHosts(t *testing.T) {
 	if err := d.Save(file); err != nil {
 		t.Fatal(err)
 	}
-	hosts, err := findHosts(&options{profile: file, servers: []string{"https://u:p@vpn.example.com/x?y"}}, &choices{prefs: preferences.New()})
+	find := func(o options) ([]host, *choices, error) {
+		o.root = root
+		return findHosts(&o, slog.New(slog.DiscardHandler))
+	}
+	hosts, prefs, err := find(options{profile: file, servers: []string{"https://u:p@vpn.example.com/x?y"}})
 	if err != nil || len(hosts) != 3 {
 		t.Fatal(hosts, err)
 	}
 	if h := hosts[0]; h.name != "vpn.example.com/x" || h.servers[0] != "https://u:p@vpn.example.com/x?y" {
 		t.Errorf("%+v", h)
 	}
-	if h := hosts[1]; h.name != "North" || !slices.Equal(h.servers, []string{"https://north.example.com/staff", "south.example.com:8443"}) || h.refusal != "" {
+	if h := hosts[1]; h.name != "North" || !slices.Equal(h.servers, []string{"https://north.example.com/staff", "south.example.com:8443"}) {
 		t.Errorf("%+v", h)
 	}
-	if h := hosts[2]; h.refusal == "" {
-		t.Errorf("%+v", h)
+	for i, refused := range []bool{false, false, true} {
+		if p, err := prefs.plan(hosts[i].entry); (err != nil) != refused || p.Listed != (i > 0) {
+			t.Errorf("%+v: listed %v, %v", hosts[i], p.Listed, err)
+		}
 	}
-	if _, err := findHosts(&options{}, &choices{prefs: preferences.New()}); err == nil || !strings.Contains(err.Error(), "--demo") {
+	for _, typed := range []string{"north.example.com", "https://north.example.com:443/guests", "https://NORTH.example.com?x"} {
+		hosts, prefs, err := find(options{profile: file, servers: []string{typed}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, err := prefs.plan(hosts[0].entry); err != nil || p.Host.Name != "North" {
+			t.Errorf("%s is %+v, %v", typed, p.Host, err)
+		}
+	}
+	if _, _, err := find(options{}); err == nil || !strings.Contains(err.Error(), "--demo") {
 		t.Errorf("got %v", err)
 	}
 
@@ -311,14 +357,15 @@ func TestFindHosts(t *testing.T) {
 		if err := d.Save(file); err != nil {
 			t.Fatal(err)
 		}
-		hosts, err := findHosts(&options{profile: file, servers: typed}, &choices{prefs: preferences.New()})
+		hosts, prefs, err := find(options{profile: file, servers: typed})
 		if err != nil {
 			t.Fatal(err)
 		}
-		a := new(app)
-		if err := a.hold(t.Context(), hosts[0], vpn.Config{}, ""); err == nil || !strings.HasPrefix(err.Error(), name+" (profile "+file+":") {
-			t.Errorf("%s: %v", setting, err)
-		}
+		l := listen(t)
+		a := newApp(hosts, prefs, l.Addr().String())
+		s := play(t, a, l)
+		a.do(cmdConnect + "0")
+		s.wait(t, "the refusal", func(m model) bool { return isDown(m) && strings.HasPrefix(m.problem, name+" (profile "+file+":") })
 		if err := d.Unset(name); err != nil {
 			t.Fatal(err)
 		}

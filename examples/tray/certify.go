@@ -6,8 +6,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"os"
-	"path/filepath"
-	"runtime"
 	"strconv"
 	"sync"
 	"time"
@@ -16,41 +14,19 @@ import (
 
 	"culvert.example/vpn/host/certificates"
 	"culvert.example/vpn/policy/certificate"
-	"culvert.example/vpn/policy/local"
-	"culvert.example/vpn/policy/preferences"
-	"culvert.example/vpn/policy/profile"
+	"culvert.example/vpn/policy/plan"
 	"culvert.example/vpn/transport/login"
 )
 
-// A wallet has the client certificates of the user, of which a profile says which one a gateway gets that asks for one.
+// A wallet has the client certificate that gateways of a profile get when they ask for one.
 type wallet struct {
-	stores   []certificate.Store
-	rules    certificate.Rules
-	warnDays int
-
 	mu     sync.Mutex
 	opened *tls.Certificate // kept, so that nobody is asked for its passphrase again
 }
 
-// newWallet returns the wallet for gateways of a profile, or with nil of none. Nothing is opened before a gateway asks.
-func newWallet(p *profile.Profile, prefs *preferences.Preferences, policy *local.Policy) *wallet {
-	s := profile.Resolve(p, prefs.Control, runtime.GOOS).Settings()
-	w := &wallet{
-		stores: certificate.Stores(certificate.Situation{System: runtime.GOOS, Administrator: os.Geteuid() == 0}, s, policy),
-		rules:  certificate.Rules{Automatic: s.AutomaticCertSelection, Preferred: prefs.Last().ClientCertificateThumbprint},
-	}
-	if p != nil {
-		w.rules.Match, w.rules.Document = p.CertificateMatch(), filepath.Base(p.Name())
-		if e := p.Enrollment(); e != nil {
-			w.warnDays = e.WarnDays
-		}
-	}
-	return w
-}
-
-// open returns the certificate for the gateway, which is an empty one if none may be used. Ask answers which one is meant, if the
-// profile leaves that to the user, and the passphrase of its key; tell gets what the user should know.
-func (w *wallet) open(ctx context.Context, ask login.Prompter, tell func(string)) (*tls.Certificate, error) {
+// open returns the certificate for a gateway, which is an empty one if the plan lets none be used. Ask answers which one is meant,
+// if the plan leaves that to the user, and the passphrase of its key; tell gets what the user should know.
+func (w *wallet) open(ctx context.Context, allowed plan.Certificates, ask login.Prompter, tell func(string)) (*tls.Certificate, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.opened != nil {
@@ -58,7 +34,7 @@ func (w *wallet) open(ctx context.Context, ask login.Prompter, tell func(string)
 	}
 	var candidates []certificate.Candidate
 	var identities []*certificates.Identity
-	for _, s := range w.stores {
+	for _, s := range allowed.Stores {
 		for _, id := range certificates.Open(certificates.Kind(s.Kind), certificates.Options{Getenv: os.Getenv}).Identities {
 			c := certificate.Candidate{Certificate: id.Chain[0], Store: s.Kind, Place: id.Path, Excluded: s.Clients.Refusal()}
 			if id.NoKey != nil {
@@ -67,7 +43,7 @@ func (w *wallet) open(ctx context.Context, ask login.Prompter, tell func(string)
 			candidates, identities = append(candidates, c), append(identities, id)
 		}
 	}
-	choice := certificate.Choose(candidates, w.rules, time.Now())
+	choice := certificate.Choose(candidates, allowed.Rules, time.Now())
 	if choice.Ask {
 		var err error
 		if choice.Chosen, err = choose(ctx, ask, choice.Accepted); err != nil {
@@ -81,7 +57,7 @@ func (w *wallet) open(ctx context.Context, ask login.Prompter, tell func(string)
 		return &tls.Certificate{}, nil
 	}
 	chosen := choice.Accepted[choice.Chosen]
-	if e := certificate.ExpiryOf(chosen.Certificate, w.warnDays, time.Now()); e.Warn {
+	if e := certificate.ExpiryOf(chosen.Certificate, allowed.WarnDays, time.Now()); e.Warn {
 		tell("The client certificate " + line(chosen.Certificate.Subject.String()) + " " + e.String() + ".")
 	}
 	c, err := identities[chosen.Index].Certificate(certificates.Unlock{

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"culvert.example/vpn/gateway/gatewaytest"
-	"culvert.example/vpn/policy/preferences"
 )
 
 // TestConsole uses the program at a terminal, which is a pipe here.
@@ -31,12 +30,12 @@ func TestConsole(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := listen(t)
-	a := newApp(hostsOf(p, p.Hosts()), &choices{profile: p, prefs: preferences.New()}, l.Addr().String())
-	a.config, a.message = d.config(), "the rules"
+	a := newApp(hostsOf(p.Hosts()), newChoices(p), l.Addr().String())
+	a.config, a.prefs.env.Message = d.config(), "the rules"
 	c := newConsole(in, out)
 	a.view, a.notes, a.asker = c, c, consoleAsker{c}
 	c.welcome(a.m.proxy)
-	script := "help\nswitch 9\nswitches\nswitch 2\nswitches\nswitch 2\nswitches\nconnect nowhere\nhosts\nconnect 3\nn\nconnect demonstration\n" + gatewaytest.User + "\n" + gatewaytest.Password + "\nstats\nbanner\ndisconnect\nquit\n"
+	script := "help\nswitch 9\nswitches\nswitch 2\nswitches\nswitch 2\nswitches\nconnect nowhere\nhosts\nconnect 3\nn\nconnect demonstration\ny\n" + gatewaytest.User + "\n" + gatewaytest.Password + "\nstats\nbanner\ndisconnect\nquit\n"
 	if _, err := io.WriteString(type_, script); err != nil {
 		t.Fatal(err)
 	}
@@ -69,6 +68,10 @@ func TestConsole(t *testing.T) {
 				t.Fatalf("no %q from %d on in:\n%s", s, at, text)
 			}
 			at += i
+		}
+		// Who declines is asked again; whether the state is shown before that is open.
+		if n := strings.Count(text, "the rules"); n != 2 {
+			t.Errorf("the message came %d times:\n%s", n, text)
 		}
 	case <-time.After(20 * time.Second):
 		t.Fatal("no end")

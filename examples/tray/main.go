@@ -10,20 +10,20 @@
 //	go run ./examples/tray --user alice https://vpn.example.com
 //	go run ./examples/tray --profile corp.xml
 //
-// Without either it reads the profiles where AnyConnect clients have them.
+// Without either, the gateways are those of the profiles where AnyConnect clients have them. What these profiles demand holds for
+// an address too, unless --profile names another one.
 //
 // On Linux the tray is a StatusNotifierItem on the session bus, which KDE, Xfce, Cinnamon, LXQt and, with an extension, GNOME show, and
 // it takes no cgo. Where there is none, the program says so, and offers the same at a terminal if it has one.
 //
 // The parts: model.go says what menu, icon and notices follow from a state, and is a pure function; app.go has the state and the
-// tunnel; certify.go has the user's certificates, and machine.go the tunnel of the machine; tray_systray.go, desktop_unix.go, pages.go
-// and console.go show, tell and ask.
+// tunnel; choices.go has the documents and the preferences, certify.go the user's certificates, and machine.go the tunnel of the
+// machine; tray_systray.go, desktop_unix.go, pages.go and console.go show, tell and ask.
 package main
 
 import (
 	"cmp"
 	"context"
-	"crypto/fips140"
 	"errors"
 	"flag"
 	"fmt"
@@ -41,10 +41,6 @@ import (
 	"golang.org/x/term"
 
 	"culvert.example/vpn"
-	"culvert.example/vpn/policy/certificate"
-	"culvert.example/vpn/policy/local"
-	"culvert.example/vpn/policy/plan"
-	"culvert.example/vpn/policy/preferences"
 	"culvert.example/vpn/policy/profile"
 )
 
@@ -59,6 +55,8 @@ type options struct {
 	message, culvert        string
 	step, wait              time.Duration
 	servers                 []string
+	// root comes in front of the usual places of documents, for tests.
+	root string
 }
 
 func main() {
@@ -91,7 +89,7 @@ func parse(args []string, usage io.Writer) (*options, error) {
 	f.StringVar(&o.listen, "listen", "127.0.0.1:1080", "the `address` of the proxy")
 	f.StringVar(&o.browser, "browser", "", "the `command` that shows a page, to which the address is added (default "+strings.Join(defaultBrowser(runtime.GOOS), " ")+")")
 	f.StringVar(&o.culvert, "culvert", "culvert", "the `command` that tells of the tunnel of the whole machine, such as \"sudo -n culvert\"; without it, none is shown")
-	f.StringVar(&o.message, "message", "", "the `text` to show before the first attempt to connect, if the profile wants one")
+	f.StringVar(&o.message, "message", "", "the `text` to show before connecting for the first time, if the profile wants one (default: that of the file preconnect.txt in the usual places)")
 	f.DurationVar(&o.wait, "wait", 10*time.Second, "how long to wait for a tray that is not there yet")
 	f.BoolVar(&o.verbose, "v", false, "log what happens to standard error")
 	if err := f.Parse(args); err != nil {
@@ -193,8 +191,7 @@ func prepare(o *options, logger *slog.Logger) (a *app, l net.Listener, end func(
 	if o.pin != "" {
 		config.Pins = []string{o.pin}
 	}
-	prefs := &choices{prefs: preferences.New()}
-	message := cmp.Or(o.message, "The administrator of this profile wants you to read a message before you connect, but none has come with it.")
+	var prefs *choices
 	var hosts []host
 	var faulty network
 	if o.demo {
@@ -203,13 +200,15 @@ func prepare(o *options, logger *slog.Logger) (a *app, l net.Listener, end func(
 			return nil, nil, nil, err
 		}
 		end = func() { _ = d.gateway.Close() }
-		config, faulty, message = d.config(), d, demoMessage
-		if prefs.profile, err = d.profile(); err != nil {
+		config, faulty = d.config(), d
+		p, err := d.profile()
+		if err != nil {
 			end()
 			return nil, nil, nil, err
 		}
-		hosts = hostsOf(prefs.profile, prefs.profile.Hosts())
-	} else if hosts, err = findHosts(o, prefs); err != nil {
+		prefs, hosts = newChoices(p), hostsOf(p.Hosts())
+		prefs.env.Message = demoMessage
+	} else if hosts, prefs, err = findHosts(o, logger); err != nil {
 		return nil, nil, nil, err
 	}
 	config.Logger = logger
@@ -229,91 +228,36 @@ func prepare(o *options, logger *slog.Logger) (a *app, l net.Listener, end func(
 	if faulty != nil {
 		a.m.faults = &faults{cycling: o.step > 0}
 	}
-	if v, ok := prefs.effective().Get("ShowPreConnectMessage"); ok && v.Value == "true" {
-		a.message = message
-	}
 	return a, l, end, nil
 }
 
-// findHosts returns the gateways of the command line, or those of the profiles.
-func findHosts(o *options, prefs *choices) ([]host, error) {
-	files := preferences.Paths(runtime.GOOS, os.Getenv, "").User
-	if prefs.path = preferences.First(files); prefs.path != "" {
-		p, err := preferences.Load(prefs.path, false)
-		if err != nil {
-			return nil, err
-		}
-		prefs.prefs = p
-	}
-	policy, path, _, err := local.LoadFirst(local.Paths(runtime.GOOS, os.Getenv, ""), false)
+// findHosts returns the gateways of the command line, or those of the profiles, and what the documents say of them.
+func findHosts(o *options, logger *slog.Logger) ([]host, *choices, error) {
+	prefs, err := readChoices(o, logger)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	docs := plan.Documents{Local: policy, LocalPath: path, Profiles: &profile.Collection{}, Preferences: preferences.Pair{User: prefs.prefs}}
 	var hosts []host
 	for _, s := range o.servers {
-		hosts = append(hosts, host{name: displayName(s), servers: []string{s}, wallet: newWallet(nil, prefs.prefs, policy)})
+		hosts = append(hosts, host{name: displayName(s), entry: entryName(s), servers: []string{s}})
 	}
-	// The gateways of a profile share what is opened once.
-	wallets := map[*profile.Profile]*wallet{}
-	add := func(p *profile.Profile, list []profile.Host) {
-		if wallets[p] == nil {
-			wallets[p] = newWallet(p, prefs.prefs, policy)
-		}
-		for _, h := range hostsOf(p, list) {
-			h.wallet = wallets[p]
-			hosts = append(hosts, h)
-		}
-	}
-	switch {
-	case o.profile != "":
-		p, err := profile.Load(o.profile, false)
-		if err != nil {
-			return nil, err
-		}
-		prefs.profile, docs.Profiles = p, &profile.Collection{Profiles: []*profile.Profile{p}}
-		add(p, p.Hosts())
-	case len(hosts) == 0:
-		dirs := profile.Directories(runtime.GOOS, profile.VPN, os.Getenv, "", false)
-		all, err := profile.LoadDirectories(dirs, false)
-		if err != nil {
-			return nil, err
-		}
-		docs.Profiles = all
-		for _, h := range all.Hosts() {
-			_, p, _ := all.Host(h.Name)
-			add(p, []profile.Host{h})
-		}
-		// The settings are those of one profile: the first one, as its gateways come first.
-		if len(all.Profiles) > 0 {
-			prefs.profile = all.Profiles[0]
-		}
-		if len(hosts) == 0 {
-			return nil, fmt.Errorf("no gateway: name one, or a --profile, or try --demo; there is no profile in %s%s",
-				strings.Join(dirs, ", "), rejected(all))
+	if profiles := prefs.docs.Profiles; o.profile != "" || len(hosts) == 0 {
+		hosts = append(hosts, hostsOf(profiles.Hosts())...)
+		if len(hosts) == 0 && o.profile == "" {
+			return nil, nil, fmt.Errorf("no gateway: name one, or a --profile, or try --demo; there is no profile in %s%s",
+				strings.Join(o.directories(profile.VPN), ", "), rejected(profiles))
 		}
 	}
 	if len(hosts) == 0 {
-		return nil, errors.New("the profile has no gateway")
+		return nil, nil, errors.New("the profile has no gateway")
 	}
-	for i := range hosts {
-		hosts[i].judge(docs, o.pin != "")
-	}
-	return hosts, nil
+	return hosts, prefs, nil
 }
 
-// judge has the gateway be as the documents demand, or not be connected to at all. Pinned says that the user trusts a key of his own
-// choice.
-func (h *host) judge(docs plan.Documents, pinned bool) {
-	p, err := plan.New(h.name, docs, plan.Environment{System: runtime.GOOS, FIPS: fips140.Enabled()})
-	if err == nil {
-		err = p.CheckTrust(pinned, false)
-	}
-	if err != nil {
-		h.refusal = line(err.Error())
-		return
-	}
-	h.plan = p
+// entryName returns the name by which profiles know a gateway that the user has typed in.
+func entryName(server string) string {
+	name, _, _ := strings.Cut(displayName(server), "/")
+	return strings.TrimSuffix(name, ":443")
 }
 
 // displayName returns the name of a gateway as the menu shows it, without what may be secret in a URL.
@@ -338,18 +282,13 @@ func rejected(c *profile.Collection) string {
 	return fmt.Sprintf(", and %s is not used: %s", c.Rejected[0].Path, c.Rejected[0].Message)
 }
 
-// hostsOf returns gateways of a profile for the menu.
-func hostsOf(p *profile.Profile, list []profile.Host) []host {
+// hostsOf returns gateways of profiles for the menu.
+func hostsOf(list []profile.Host) []host {
 	var hosts []host
 	for _, h := range list {
-		out := host{name: line(h.Name), servers: h.Servers(), pins: certificate.PinsOf(p, h)}
-		if url, err := h.URL(); err != nil {
-			out.refusal = line(err.Error())
-		} else if len(out.servers) > 0 {
+		out := host{name: line(h.Name), entry: h.Name, servers: h.Servers()}
+		if url, err := h.URL(); err == nil && len(out.servers) > 0 {
 			out.servers[0] = url // with the group
-		}
-		if h.Protocol == "IPsec" {
-			out.refusal = "the profile wants IPsec for this gateway, which is not known here"
 		}
 		hosts = append(hosts, out)
 	}
