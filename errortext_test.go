@@ -1,7 +1,9 @@
 package vpn_test
 
 import (
+	"context"
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -43,5 +45,34 @@ func TestLoginTexts(t *testing.T) {
 				t.Errorf("%v: RejectedError %+v", err, rejected)
 			}
 		})
+	}
+}
+
+// TestHostTexts reads what is said of a host that is none, and of one that does not answer.
+func TestHostTexts(t *testing.T) {
+	leak.Check(t)
+	gw, tun := simple(t)
+	through := " through " + gw.URL + ": "
+	for _, host := range []string{"10.99.0.1:80", "www.example:443", "[fd00::1]", "[fd00::1]:80", "https://www.example"} {
+		_, err := tun.Explain(t.Context(), host)
+		if want := "vpn explain " + host + through + "address " + host + ": want a host, a name or an address, without a port"; err == nil || err.Error() != want {
+			t.Errorf("%v\nwant %s", err, want)
+		}
+		_, err = tun.Ping(t.Context(), host)
+		if want := "vpn ping " + host + through + "address " + host + ": want a host, a name or an address, without a port"; err == nil || err.Error() != want {
+			t.Errorf("%v\nwant %s", err, want)
+		}
+	}
+	for _, host := range []string{gw.Web.Addr().String(), gw.Web6.Addr().String()} {
+		if e, err := tun.Explain(t.Context(), host); err != nil || len(e.Routes) != 1 || e.Routes[0].Addr != netip.MustParseAddr(host) {
+			t.Errorf("%s: %+v, %v", host, e, err)
+		}
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	host := gw.Web.Addr().String()
+	_, err := tun.Ping(ended, host)
+	if want := "vpn ping " + host + through + "context canceled"; err == nil || err.Error() != want || !errors.Is(err, context.Canceled) {
+		t.Errorf("%v\nwant %s", err, want)
 	}
 }
