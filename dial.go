@@ -234,6 +234,9 @@ func (t *Tunnel) ListenPacket(network, address string) (net.PacketConn, error) {
 func (t *Tunnel) Ping(ctx context.Context, host string) (time.Duration, error) {
 	rtt, err := t.ping(ctx, host)
 	if err != nil {
+		if t.Err() != nil {
+			err = t.err
+		}
 		return 0, &OpError{Op: "ping", Server: t.server, Path: host, Err: err}
 	}
 	return rtt, nil
@@ -305,6 +308,9 @@ func (e Explanation) String() string {
 func (t *Tunnel) Explain(ctx context.Context, host string) (Explanation, error) {
 	e := Explanation{Host: host}
 	fail := func(err error) (Explanation, error) {
+		if t.Err() != nil {
+			err = t.err
+		}
 		return e, &OpError{Op: "explain", Server: t.server, Path: host, Err: err}
 	}
 	if t.stack == nil {

@@ -3,6 +3,7 @@ package vpn_test
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -74,5 +75,28 @@ func TestHostTexts(t *testing.T) {
 	_, err := tun.Ping(ended, host)
 	if want := "vpn ping " + host + through + "context canceled"; err == nil || err.Error() != want || !errors.Is(err, context.Canceled) {
 		t.Errorf("%v\nwant %s", err, want)
+	}
+}
+
+// TestEndedTexts: whoever looks up a name after the end of the tunnel is told of that end.
+func TestEndedTexts(t *testing.T) {
+	leak.Check(t)
+	_, tun := simple(t)
+	resolver := tun.Resolver()
+	tun.Close()
+	_, err := tun.Dial("tcp", gatewaytest.WebName+":80")
+	if !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Dial: %v", err)
+	}
+	if _, err := tun.Explain(t.Context(), gatewaytest.WebName); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Explain: %v", err)
+	}
+	if _, err := tun.Ping(t.Context(), gatewaytest.WebName); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Ping: %v", err)
+	}
+	var e *net.DNSError
+	_, err = resolver.LookupNetIP(timeout(t, 10*time.Second), "ip", gatewaytest.WebName)
+	if !errors.As(err, &e) || e.IsNotFound || e.Err != tun.Err().Error() {
+		t.Errorf("Resolver: %v, want %v", err, tun.Err())
 	}
 }
