@@ -124,6 +124,9 @@ func (t *Tunnel) destination(ctx context.Context, network, address string) (dest
 		}
 		d.name, d.port = host, uint16(n)
 	case "ping":
+		if err := bare(address); err != nil {
+			return d, err
+		}
 	default:
 		return d, net.UnknownNetworkError(network)
 	}
@@ -140,6 +143,14 @@ func (t *Tunnel) destination(ctx context.Context, network, address string) (dest
 		return d, &net.AddrError{Err: "missing host", Addr: address}
 	}
 	return d, nil
+}
+
+// bare returns an error unless host is a name or an address and nothing else, such as with a port.
+func bare(host string) error {
+	if _, err := netip.ParseAddr(host); err != nil && strings.ContainsAny(host, ":[]/") {
+		return &net.AddrError{Err: "want a host, a name or an address, without a port", Addr: host}
+	}
+	return nil
 }
 
 func (t *Tunnel) decide(ctx context.Context, d destination) (policy.Decision, error) {
@@ -228,6 +239,9 @@ func (t *Tunnel) ListenPacket(network, address string) (net.PacketConn, error) {
 func (t *Tunnel) Ping(ctx context.Context, host string) (time.Duration, error) {
 	rtt, err := t.ping(ctx, host)
 	if err != nil {
+		if t.Err() != nil {
+			err = t.err
+		}
 		return 0, &OpError{Op: "ping", Server: t.server, Path: host, Err: err}
 	}
 	return rtt, nil
@@ -263,7 +277,12 @@ func (t *Tunnel) pingAddr(ctx context.Context, d destination, addr netip.Addr) (
 	if way, rule := t.explain(d.routed(), addr); way != split.Tunnel {
 		return 0, fmt.Errorf("%w: %s lies %s: %s", ErrNoRoute, addr, way, rule)
 	}
-	return t.stack.Ping(ctx, addr)
+	rtt, err := t.stack.Ping(ctx, addr)
+	var op *net.OpError
+	if d.addr.IsValid() && errors.As(err, &op) {
+		err = op.Err // it says only once more that an address was pinged, and which
+	}
+	return rtt, err
 }
 
 // An Explanation tells what DialContext would do with a host, and by which rules.
@@ -308,10 +327,16 @@ func (e Explanation) String() string {
 func (t *Tunnel) Explain(ctx context.Context, host string) (Explanation, error) {
 	e := Explanation{Host: host}
 	fail := func(err error) (Explanation, error) {
+		if t.Err() != nil {
+			err = t.err
+		}
 		return e, &OpError{Op: "explain", Server: t.server, Path: host, Err: err}
 	}
 	if t.stack == nil {
 		return fail(ErrNoStack) // the routes of the machine decide, which this does not know
+	}
+	if err := bare(host); err != nil {
+		return fail(err)
 	}
 	d, err := t.destination(ctx, "tcp", net.JoinHostPort(host, "443"))
 	if err != nil {

@@ -2,7 +2,7 @@
 // without root, without a daemon, without cgo, and without changing anything on the machine.
 //
 //	tunnel, err := vpn.Dial(ctx, "https://vpn.example.com", &vpn.Config{
-//		Login: login.Fixed{Username: "alice", Password: password},
+//		Login: login.Fixed{Username: "alice", Password: transport.Secret(password)},
 //	})
 //	if err != nil {
 //		return err
@@ -22,8 +22,8 @@
 // A login.Prompter answers what the gateway asks. login.Fixed knows the answers, package login/oath computes one-time codes,
 // package login/terminal asks a person, and login.Chain joins them:
 //
-//	code, err := oath.TOTP(secret)
-//	cfg.Login = login.Chain(code, login.Fixed{Username: "alice", Password: password}, terminal.New(nil, nil))
+//	code, err := oath.TOTP(transport.Secret(secret))
+//	cfg.Login = login.Chain(code, login.Fixed{Username: "alice", Password: transport.Secret(password)}, terminal.New(nil, nil))
 //
 // Client certificates go into Config.TLS, with private keys that may be any crypto.Signer: see the example of Config. [Authenticate] logs
 // in without opening a tunnel; the cookie that it gives opens one later, as Config.Cookie.

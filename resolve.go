@@ -12,6 +12,9 @@ import (
 // Resolver returns a resolver that asks as the tunnel does: the DNS servers of the gateway through the tunnel for the names that
 // its split-DNS rules give them, or for all names if there are no such rules, and the machine's own resolver for the others.
 // Without a stack, because of Config.Device, names that are to be asked for through the tunnel fail with ErrNoStack.
+//
+// When the tunnel has ended, names that were asked for through it are not found any more, and the error says why it has ended. But a
+// net.Resolver keeps the kind of an error from errors.Is: whoever has to tell calls [Tunnel.Err].
 func (t *Tunnel) Resolver() *net.Resolver { return t.resolver.NetResolver() }
 
 // startResolver sets up who is asked for which name.
@@ -23,8 +26,21 @@ func (t *Tunnel) startResolver(lease *transport.Lease) error {
 		}
 		t.names, t.mux = mux, mux
 	}
-	t.resolver = &dns.Resolver{Exchanger: t.names, Search: lease.SearchDomains}
+	t.resolver = &dns.Resolver{Exchanger: asker{t}, Search: lease.SearchDomains}
 	return nil
+}
+
+// An asker asks as the tunnel does. Why the tunnel has ended says more than what that made of a question.
+type asker struct{ t *Tunnel }
+
+func (a asker) Exchange(ctx context.Context, query []byte) ([]byte, error) {
+	answer, err := a.t.names.Exchange(ctx, query)
+	if err != nil {
+		if ended := a.t.Err(); ended != nil {
+			return nil, ended
+		}
+	}
+	return answer, err
 }
 
 func (t *Tunnel) splitDNS(lease *transport.Lease) (*dns.Mux, error) {

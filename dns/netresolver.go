@@ -3,6 +3,7 @@ package dns
 import (
 	"context"
 	"encoding/binary"
+	"io"
 	"net"
 	"strings"
 
@@ -15,6 +16,9 @@ import (
 //
 // Package net still reads the machine's hosts file and applies the machine's search domains. Those of r are applied to
 // short names that it then asks for as they are; the answer calls the full name an alias of the short one.
+//
+// The text of a [net.DNSError] says why the Exchanger had no answer. Of the kinds of errors package net lets only those of contexts
+// through to errors.Is, while those of [Resolver.LookupNetIP] match all that the Exchanger's do.
 func (r *Resolver) NetResolver() *net.Resolver {
 	return &net.Resolver{
 		PreferGo: true,
@@ -31,7 +35,26 @@ type localConn struct {
 	net.Conn
 	cancel context.CancelFunc
 	done   chan struct{}
+	failed error // why there is no answer; set before the other end is closed
 }
+
+// Read implements net.Conn. At the end of the answers it returns why there is none.
+func (c *localConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err == io.EOF && c.failed != nil {
+		err = &unanswered{c.failed}
+	}
+	return n, err
+}
+
+// An unanswered is the error of an Exchanger as package net understands it: as one that may pass.
+type unanswered struct{ error }
+
+func (e *unanswered) Timeout() bool { return isTimeout(e.error) }
+
+func (e *unanswered) Temporary() bool { return true }
+
+func (e *unanswered) Unwrap() error { return e.error }
 
 func (r *Resolver) dial(ctx context.Context) net.Conn {
 	near, far := net.Pipe()
@@ -40,7 +63,7 @@ func (r *Resolver) dial(ctx context.Context) net.Conn {
 	go func() {
 		defer close(c.done)
 		defer far.Close()
-		r.serve(ctx, far)
+		c.failed = r.serve(ctx, far)
 	}()
 	return c
 }
@@ -53,22 +76,21 @@ func (c *localConn) Close() error {
 	return err
 }
 
-// serve answers questions until the other end is closed. A question that nobody answers gets the answer that the server
-// failed, so that package net need not wait for its own time to run out.
-func (r *Resolver) serve(ctx context.Context, conn net.Conn) {
+// serve answers questions until the other end is closed, or until one has no answer: it returns why. The connection ends then, since
+// package net would make of an answer that the server failed that it misbehaves, without a reason; and it need not wait for its own time
+// to run out.
+func (r *Resolver) serve(ctx context.Context, conn net.Conn) error {
 	for {
 		query, err := readFramed(conn)
 		if err != nil {
-			return
+			return nil
 		}
 		answer, err := r.exchange(ctx, query)
 		if err != nil {
-			if answer, err = failure(query, wire.RcodeServerFailure); err != nil {
-				return
-			}
+			return err
 		}
 		if writeFramed(conn, answer) != nil {
-			return
+			return nil
 		}
 	}
 }

@@ -3,6 +3,7 @@ package dns
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -68,6 +69,33 @@ func TestNetResolver(t *testing.T) {
 	}
 	if took := time.Since(start); took > 3*time.Second {
 		t.Errorf("package net waited %v for a server that is down", took)
+	}
+}
+
+// TestNetResolverReason: who looks up a name through package net reads why there was no answer.
+func TestNetResolverReason(t *testing.T) {
+	leak.Check(t)
+	for name, tt := range map[string]struct {
+		err     error
+		timeout bool
+		is      error // what package net lets through
+	}{
+		"any error":       {errors.New("the tunnel is gone"), false, nil},
+		"a closed socket": {&net.OpError{Op: "read", Net: "udp", Err: net.ErrClosed}, false, nil},
+		"a time-out":      {fmt.Errorf("no answer: %w", context.DeadlineExceeded), true, context.DeadlineExceeded},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := &Resolver{Exchanger: exchanger(func(context.Context, *wire.Msg) (*wire.Msg, error) { return nil, tt.err })}
+			start := time.Now()
+			_, err := r.NetResolver().LookupNetIP(t.Context(), "ip", "a.example.")
+			var e *net.DNSError
+			if !errors.As(err, &e) || e.Err != tt.err.Error() || e.IsNotFound || e.IsTimeout != tt.timeout || !e.IsTemporary || tt.is != nil && !errors.Is(err, tt.is) {
+				t.Errorf("error %#v, want %v", err, tt.err)
+			}
+			if took := time.Since(start); took > 3*time.Second {
+				t.Errorf("it took %v", took)
+			}
+		})
 	}
 }
 

@@ -34,6 +34,12 @@ type Config struct {
 
 	// Pools are the networks that clients get their addresses from: one of IPv4, one of IPv6, or one of each. Their first
 	// host address is the gateway's own. At most the first 65,536 addresses of a pool are used.
+	//
+	// A Server remembers no leases. A user prefers in each pool the address that a hash of the name leads to, and gets the next one that is
+	// free if another session has that. So users most likely have the same addresses again after a restart, and their connections through
+	// the tunnel live on when clients log in anew by themselves. It is the likelier the larger the pool: among n users in a pool of m, about
+	// n²/2m pairs prefer the same address, and who of a pair comes first has it. Several sessions of one user get their addresses in the
+	// order in which they come. The address says nothing certain about the user.
 	Pools []netip.Prefix
 
 	// Network is what clients are told about the network behind the gateway, unless their Group says otherwise.

@@ -1,7 +1,9 @@
 package gateway
 
 import (
-	"hash/fnv"
+	"crypto/sha256"
+	"encoding/binary"
+	"math/bits"
 	"net/netip"
 	"sync/atomic"
 )
@@ -15,10 +17,15 @@ type pool struct {
 	prefix netip.Prefix
 	own    netip.Addr
 	size   uint32 // addresses of the prefix, from its first, at most maxPool
+	hosts  uint32 // those among them that are for clients: without firstHost in front, and without the broadcast address at the end
 	taken  []uint64
 	free   int
 	owners []atomic.Pointer[session]
 }
+
+// firstHost is the place of the first address for clients. The first of a prefix is the network itself (and the subnet-router anycast
+// address of RFC 4291), the second is the gateway's.
+const firstHost = 2
 
 func newPool(p netip.Prefix) *pool {
 	p = p.Masked()
@@ -26,14 +33,12 @@ func newPool(p netip.Prefix) *pool {
 	if host := p.Addr().BitLen() - p.Bits(); host < 16 {
 		size = 1 << host
 	}
-	l := &pool{prefix: p, own: p.Addr().Next(), size: size, free: int(size)}
-	l.taken, l.owners = make([]uint64, (size+63)/64), make([]atomic.Pointer[session], size)
-	// The first is the network itself (and the subnet-router anycast address of RFC 4291), the second is the gateway's.
-	l.take(0)
-	l.take(1)
-	if p.Addr().Is4() && p.Bits() <= 30 && size == 1<<(32-p.Bits()) {
-		l.take(size - 1) // broadcast
+	l := &pool{prefix: p, own: p.Addr().Next(), size: size, hosts: size - firstHost}
+	if p.Addr().Is4() && size == 1<<(32-p.Bits()) {
+		l.hosts-- // broadcast
 	}
+	l.free = int(l.hosts)
+	l.taken, l.owners = make([]uint64, (size+63)/64), make([]atomic.Pointer[session], size)
 	return l
 }
 
@@ -42,24 +47,38 @@ func (l *pool) take(i uint32) {
 	l.free--
 }
 
-// lease returns a free address, and false if there is none. The same user tends to get the same one. It does not return avoid.
+// preferred returns the place of the address that a user gets if it is free. It depends on nothing but the name and the size of the pool,
+// so that it is the same after a restart, and all addresses for clients are equally likely.
+func (l *pool) preferred(user string) uint32 {
+	sum := sha256.Sum256([]byte(user))
+	return firstHost + uint32(binary.BigEndian.Uint64(sum[:])%uint64(l.hosts))
+}
+
+// lease returns a free address, and false if there is none: the one that the user prefers, or else the next one that is free. It does not
+// return avoid.
 func (l *pool) lease(user string, avoid netip.Addr) (netip.Addr, bool) {
-	h := fnv.New32a()
-	h.Write([]byte(user))
-	start := h.Sum32() % l.size
-	for n := range l.size {
-		i := (start + n) % l.size
-		if l.taken[i/64]&(1<<(i%64)) != 0 {
-			continue
+	start, end := l.preferred(user), firstHost+l.hosts
+	for _, span := range [...][2]uint32{{start, end}, {firstHost, start}} {
+		for i, ok := l.next(span[0], span[1]); ok; i, ok = l.next(i+1, span[1]) {
+			if a := l.at(i); a != avoid {
+				l.take(i)
+				return a, true
+			}
 		}
-		a := l.at(i)
-		if a == avoid {
-			continue
-		}
-		l.take(i)
-		return a, true
 	}
 	return netip.Addr{}, false
+}
+
+// next returns the first free place of those from i up to end, and false if there is none. It looks at 64 of them at a time.
+func (l *pool) next(i, end uint32) (uint32, bool) {
+	for i < end {
+		if free := ^l.taken[i/64] >> (i % 64); free != 0 {
+			i += uint32(bits.TrailingZeros64(free))
+			return i, i < end
+		}
+		i = (i/64 + 1) * 64
+	}
+	return 0, false
 }
 
 // at returns the i-th address of the prefix, i < 65,536.

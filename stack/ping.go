@@ -37,7 +37,7 @@ func (g *pinger) init() {
 func (s *Stack) Ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
 	addr = addr.Unmap()
 	remote := &net.IPAddr{IP: addr.AsSlice()}
-	fail := func(err error) (time.Duration, error) { return 0, opError("ping", "ping", nil, remote, err) }
+	fail := func(err error) (time.Duration, error) { return 0, opError("ping", "icmp", nil, remote, err) }
 	if s.isClosed() {
 		return fail(net.ErrClosed)
 	}

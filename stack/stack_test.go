@@ -283,6 +283,9 @@ func TestPing(t *testing.T) {
 	defer cancel()
 	_, err := alice.Ping(short, netip.MustParseAddr("10.9.0.9"))
 	wantOp(t, err, context.DeadlineExceeded, true)
+	if want := "ping icmp 10.9.0.9: " + context.DeadlineExceeded.Error(); err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
 	if n := len(alice.pings.waiting); n != 0 {
 		t.Errorf("%d pings are still remembered", n)
 	}

@@ -75,8 +75,14 @@ func TestConfigurator(t *testing.T) {
 	w.expect(map[string]string{"172.20.1.1": "inside", "203.0.113.80": "outside"})
 	k.device.Changed(vpn.Reconnecting, l)
 	eventually(t, time.Second, "it is told of the interruption", func() bool { return slices.Contains(c.list(), "attempt-reconnect") })
+	if st := s.Status(); !st.Attached || !st.Reconnecting {
+		t.Errorf("meanwhile attached %v, reconnecting %v", st.Attached, st.Reconnecting)
+	}
 	k.device.Changed(vpn.Connected, l)
 	eventually(t, time.Second, "it is told of the end of it", func() bool { return slices.Contains(c.list(), "reconnect") })
+	if s.Status().Reconnecting {
+		t.Error("it is still reconnecting after the end of it")
+	}
 	k.close()
 	if want := []string{"prepare", "connect", "attempt-reconnect", "reconnect", "disconnect"}; !slices.Equal(c.list(), want) {
 		t.Errorf("called: %v, want %v", c.list(), want)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"culvert.example/vpn"
 	"culvert.example/vpn/dns"
 	"culvert.example/vpn/flow/filter"
 	"culvert.example/vpn/flow/health"
@@ -19,6 +20,8 @@ type Status struct {
 	// Attached says that a tunnel is in use, and Since since when or since when not.
 	Attached bool      `json:"attached"`
 	Since    time.Time `json:"since"`
+	// Reconnecting says that the tunnel has no connection to its gateway just now.
+	Reconnecting bool `json:"reconnecting,omitempty"`
 	// Device is the network interface, Namespace the network namespace that it is in if that is another one.
 	Device    string `json:"device"`
 	Namespace string `json:"namespace,omitempty"`
@@ -193,6 +196,9 @@ func (s *System) Status() Status {
 		st.DataPath.Path, st.DataPath.Reason = health.Nowhere, "there is no tunnel"
 		return st
 	}
+	t.mu.Lock()
+	st.Reconnecting = t.state == vpn.Reconnecting
+	t.mu.Unlock()
 	st.Device = t.device
 	st.Addresses, st.MTU, st.Gateways = slices.Clone(set.Addresses), set.MTU, slices.Clone(set.Gateways)
 	st.Routes = routeStatus(divided, learned)

@@ -103,7 +103,17 @@ func (d *rule) fails(s *Subject) string {
 			why = ", which no answer of DNS has confirmed"
 		}
 	}
-	return fmt.Sprintf("the destination is %v, %s%s", a, known(s.Name), why)
+	switch {
+	case a.IsValid() && s.Name == "":
+		return fmt.Sprintf("the destination is %v, whose name is not known", a)
+	case a.IsValid():
+		return fmt.Sprintf("the destination is %v, %q%s", a, s.Name, why)
+	case s.Name == "":
+		return "the destination is not known"
+	case why != "":
+		return fmt.Sprintf("the destination is %q%s, and whose address is not known yet", s.Name, why)
+	}
+	return fmt.Sprintf("the destination is %q, whose address is not known yet", s.Name)
 }
 
 func known(s string) string {

@@ -290,6 +290,33 @@ rules[6] "lab" matches: block
 	}
 }
 
+// What is not known of a destination is called so: its name, its address, or both.
+func TestExplainDestination(t *testing.T) {
+	r := compile(t, Config{Rules: []Rule{
+		{Name: "names", Action: Block, Names: []string{"pay.example", "*.updates.example"}, Confirmed: true},
+		{Name: "prefixes", Action: Block, Prefixes: []string{"192.0.2.0/24", "fd00::/8"}},
+	}})
+	for _, tt := range []struct {
+		in     Subject
+		first  string
+		second string
+	}{
+		{Subject{Addr: addr("10.99.5.1")}, "the destination is 10.99.5.1, whose name is not known", "the destination is 10.99.5.1, whose name is not known"},
+		{Subject{Name: "pub.corp.example"}, `the destination is "pub.corp.example", whose address is not known yet`,
+			`the destination is "pub.corp.example", whose address is not known yet`},
+		{Subject{Name: "a.updates.example"}, `the destination is "a.updates.example", which no answer of DNS has confirmed, and whose address is not known yet`,
+			`the destination is "a.updates.example", whose address is not known yet`},
+		{Subject{Name: "pub.corp.example", Addr: addr("::ffff:10.99.5.1")}, `the destination is 10.99.5.1, "pub.corp.example"`,
+			`the destination is 10.99.5.1, "pub.corp.example"`},
+		{Subject{}, "the destination is not known", "the destination is not known"},
+	} {
+		e := r.Explain(&tt.in)
+		if len(e.Steps) != 2 || e.Steps[0].Why != tt.first || e.Steps[1].Why != tt.second {
+			t.Errorf("%+v: %+v, want %q and %q", tt.in, e.Steps, tt.first, tt.second)
+		}
+	}
+}
+
 func TestStrings(t *testing.T) {
 	got := fmt.Sprint(Block, Allow, Log, Action(7), TCP, UDP, ICMP, Protocol(7), Out, In, Direction(7))
 	if want := "block allow log action(7) tcp udp icmp protocol(7) out in direction(7)"; got != want {

@@ -116,6 +116,9 @@ type Inputs struct {
 	Network *network.Status
 	// Down says that there is no tunnel now, where nobody decides about that (Network is nil).
 	Down bool
+	// Reconnecting says that the tunnel has no connection to its gateway just now. It is there all the same: what goes through it waits.
+	// The Network calls it connected until it has ended.
+	Reconnecting bool
 	// KillSwitch says what becomes of a flow while there is no tunnel by a kill switch that no document demands: Direct or Nowhere. It is
 	// asked where the documents keep nothing from passing. Nil means that there is none.
 	KillSwitch func(Query) Answer

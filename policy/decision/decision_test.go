@@ -96,8 +96,8 @@ func status(t testing.TB, p *plan.Plan, events ...network.Event) *network.Status
 	return &s
 }
 
-// connectedStatus returns the state of a manager whose tunnel is up.
-func connectedStatus(t testing.TB, p *plan.Plan) *network.Status {
+// connectedStatus returns the state of a manager whose tunnel is up, in a network with links, and exempt from Always-On if the gateway says so.
+func connectedStatus(t testing.TB, p *plan.Plan, exempt bool, links ...trusted.Link) *network.Status {
 	t.Helper()
 	now := time.Unix(1700000000, 0)
 	m, err := network.New(p.Network, selection.Cache{}, now)
@@ -105,7 +105,7 @@ func connectedStatus(t testing.TB, p *plan.Plan) *network.Status {
 		t.Fatal(err)
 	}
 	var run uint64
-	for _, e := range []network.Event{{Kind: network.Start, Links: []trusted.Link{}}, {Kind: network.UserConnect}} {
+	for _, e := range []network.Event{{Kind: network.Start, Links: append([]trusted.Link{}, links...)}, {Kind: network.UserConnect}} {
 		_, actions, err := m.Step(now, e)
 		if err != nil {
 			t.Fatal(err)
@@ -116,7 +116,7 @@ func connectedStatus(t testing.TB, p *plan.Plan) *network.Status {
 			}
 		}
 	}
-	if _, _, err := m.Step(now, network.Event{Kind: network.TunnelUp, Run: run}); err != nil {
+	if _, _, err := m.Step(now, network.Event{Kind: network.TunnelUp, Run: run, Exempt: exempt}); err != nil {
 		t.Fatal(err)
 	}
 	s := m.Status()
@@ -175,8 +175,8 @@ func TestJudge(t *testing.T) {
 		{"routes that say nothing", Inputs{Plan: plain, Route: func(Query) Answer { return Answer{} }}, Query{Host: "x.example"}, Nowhere, "(routes)", 0},
 		{"routes that say nonsense", Inputs{Plan: plain, Route: way("somewhere")}, Query{Host: "x.example"}, Nowhere, "(routes)", 0},
 		{"no routes known", Inputs{Plan: plain}, Query{Host: "x.example"}, Allow, "(gateway)", 0},
-		{"tunnel that is up", Inputs{Plan: plain, Network: connectedStatus(t, plain), Route: way(Tunnel)}, Query{Host: "x.example"}, Tunnel, "route (gateway)", 0},
-		{"tunnel that is up, Always-On", Inputs{Plan: on, Network: connectedStatus(t, on), Route: way(Direct)}, Query{Host: "x.example"}, Direct, "route (gateway)", 0},
+		{"tunnel that is up", Inputs{Plan: plain, Network: connectedStatus(t, plain, false), Route: way(Tunnel)}, Query{Host: "x.example"}, Tunnel, "route (gateway)", 0},
+		{"tunnel that is up, Always-On", Inputs{Plan: on, Network: connectedStatus(t, on, false), Route: way(Direct)}, Query{Host: "x.example"}, Direct, "route (gateway)", 0},
 
 		// Rules about flows come before routes.
 		{"blocked", Inputs{Plan: plain, Filter: blocks("pay.corp.example"), Route: way(Tunnel)}, Query{Host: "pay.corp.example"}, Block, "payroll (flow rules)", 0},
@@ -264,7 +264,7 @@ func TestChain(t *testing.T) {
 	}
 	on := planOf(t, alwaysOn+"<LocalLanAccess>true</LocalLanAccess>", "<StrictCertificateTrust>true</StrictCertificateTrust>")
 	yes := logon.Verdict{Allow: true}
-	in := Inputs{Plan: on, Logon: &yes, Network: connectedStatus(t, on), Filter: blocks("x"), Route: way(Tunnel)}
+	in := Inputs{Plan: on, Logon: &yes, Network: connectedStatus(t, on, false), Filter: blocks("x"), Route: way(Tunnel)}
 	if got, want := settings(Judge(in, Query{Host: "10.1.2.3"})), "local policy policy.xml > HostEntry > logon > tunnel > payroll > LocalLanAccess > route"; got != want {
 		t.Errorf("the chain is\n%s, want\n%s", got, want)
 	}
@@ -287,6 +287,9 @@ func TestChain(t *testing.T) {
 func TestDown(t *testing.T) {
 	plain, on := planOf(t, "", ""), planOf(t, alwaysOn, "")
 	opens := planOf(t, strings.Replace(alwaysOn, "Closed", "Open", 1), "")
+	home := planOf(t, strings.Replace(alwaysOn, "<AlwaysOn>", "<TrustedDNSServers>10.0.0.53</TrustedDNSServers><TrustedNetworkPolicy>Connect</TrustedNetworkPolicy><AlwaysOn>", 1), "")
+	suffix := planOf(t, strings.Replace(alwaysOn, "<AlwaysOn>", "<TrustedDNSDomains>corp.example</TrustedDNSDomains><TrustedNetworkPolicy>Connect</TrustedNetworkPolicy><AlwaysOn>", 1), "")
+	office := trusted.Link{Name: "eth0", Suffixes: []string{"corp.example"}, Servers: []netip.Addr{netip.MustParseAddr("10.0.0.53")}}
 	wall := func(o Outcome) func(Query) Answer {
 		return func(Query) Answer {
 			return Answer{Outcome: o, Steps: []Step{{Document: "command line", Setting: "--always-on", Value: "closed", Says: "so it is wanted", Effect: o}}}
@@ -310,6 +313,24 @@ func TestDown(t *testing.T) {
 		{"kill switch that says nonsense", Inputs{Plan: plain, KillSwitch: wall("perhaps")}, Query{Host: "x.example"}, Allow, Nowhere, "AlwaysOn > --always-on > kill switch"},
 		{"left by a dead client", Inputs{Plan: on, Down: true, Left: wall(Nowhere), Route: way(Tunnel)}, Query{Host: "updates.example"}, Nowhere, "",
 			"local policy > HostEntry > tunnel > --always-on"},
+		// With a manager whose tunnel is up, what counts is what it would do without.
+		{"Always-On, connected", Inputs{Plan: on, Network: connectedStatus(t, on, false), Route: way(Tunnel)}, Query{Host: "x.example"}, Tunnel, Nowhere, "ConnectFailurePolicy"},
+		{"Always-On, connected, allowed host", Inputs{Plan: on, Network: connectedStatus(t, on, false), Route: way(Tunnel)}, Query{Host: "updates.example"}, Tunnel, Direct,
+			"ConnectFailurePolicy > AllowedHosts"},
+		{"Always-On, connected, gateway", Inputs{Plan: on, Network: connectedStatus(t, on, false), Route: way(Direct)}, Query{Host: "vpn.corp.example"}, Direct, Direct,
+			"ConnectFailurePolicy > ServerList"},
+		{"Always-On, connected, trusted server", Inputs{Plan: home, Network: connectedStatus(t, home, false, trusted.Link{Name: "wlan0"}), Route: way(Tunnel)},
+			Query{Host: "10.0.0.53", Port: 53}, Tunnel, Direct, "ConnectFailurePolicy > TrustedDNSServers"},
+		{"Always-On, reconnecting", Inputs{Plan: on, Network: connectedStatus(t, on, false), Reconnecting: true, Route: way(Tunnel)}, Query{Host: "x.example"}, Tunnel, Nowhere,
+			"ConnectFailurePolicy"},
+		{"Always-On, connected, fails open", Inputs{Plan: opens, Network: connectedStatus(t, opens, false), Route: way(Tunnel)}, Query{Host: "x.example"}, Tunnel, Direct, "AlwaysOn"},
+		{"Always-On, connected, lifted", Inputs{Plan: on, Network: connectedStatus(t, on, true), Route: way(Tunnel)}, Query{Host: "x.example"}, Tunnel, Direct, "AlwaysOn"},
+		{"Always-On, connected, in a trusted network", Inputs{Plan: suffix, Network: connectedStatus(t, suffix, false, office), Route: way(Tunnel)}, Query{Host: "x.example"}, Tunnel, Direct, "AlwaysOn"},
+		{"Always-On, connected, in a network nobody knows", Inputs{Plan: suffix, Network: connectedStatus(t, suffix, false, trusted.Link{Name: "wlan0"}), Route: way(Tunnel)},
+			Query{Host: "x.example"}, Tunnel, Nowhere, "ConnectFailurePolicy"},
+		{"no Always-On, connected", Inputs{Plan: plain, Network: connectedStatus(t, plain, false), Route: way(Tunnel)}, Query{Host: "x.example"}, Tunnel, Direct, "AlwaysOn"},
+		{"no Always-On, connected, kill switch", Inputs{Plan: plain, Network: connectedStatus(t, plain, false), Route: way(Tunnel), KillSwitch: wall(Nowhere)}, Query{Host: "x.example"},
+			Tunnel, Nowhere, "AlwaysOn > --always-on"},
 		{"blocked by a rule", Inputs{Plan: plain, Filter: blocks("x.example"), KillSwitch: wall(Nowhere)}, Query{Host: "x.example"}, Block, Nowhere, "AlwaysOn > --always-on"},
 		{"loopback", Inputs{Plan: on}, Query{Host: "localhost"}, Direct, "", ""},
 		{"no tunnel now", Inputs{Plan: plain, Down: true, Route: way(Tunnel), KillSwitch: wall(Nowhere)}, Query{Host: "x.example"}, Nowhere, "",
@@ -335,6 +356,30 @@ func TestDown(t *testing.T) {
 			}
 			if text := v.String(); strings.Contains(text, "whenever the tunnel is down: ") != (tt.down != "") {
 				t.Errorf("text\n%s", text)
+			}
+		})
+	}
+}
+
+// TestTunnelText: the steps about the tunnel say how it is, and why Always-On leaves the flow alone.
+func TestTunnelText(t *testing.T) {
+	on := planOf(t, alwaysOn, "")
+	opens := planOf(t, strings.Replace(alwaysOn, "Closed", "Open", 1), "")
+	for name, tt := range map[string]struct {
+		in         Inputs
+		want, down string
+	}{
+		"connected":    {Inputs{Plan: on, Network: connectedStatus(t, on, false)}, "tunnel: it is connected to Office", "nothing passes while the tunnel is down"},
+		"reconnecting": {Inputs{Plan: on, Network: connectedStatus(t, on, false), Reconnecting: true}, "tunnel: it is reconnecting to Office: what goes through it waits", "nothing passes"},
+		"alone":        {Inputs{Reconnecting: true}, "tunnel: it is reconnecting: what goes through it waits", "keeps nothing from passing while there is no tunnel =>"},
+		"fails open": {Inputs{Plan: opens, Network: connectedStatus(t, opens, false)}, "tunnel: it is connected to Office",
+			"keeps nothing from passing while there is no tunnel: ConnectFailurePolicy is Open =>"},
+		"lifted": {Inputs{Plan: on, Network: connectedStatus(t, on, true)}, "tunnel: it is connected to Office", "keeps nothing from passing while there is no tunnel: it is lifted =>"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := Judge(tt.in, Query{Host: "x.example"})
+			if text := v.String(); !strings.Contains(text, ". "+tt.want+"\n") || !strings.Contains(text, tt.down) {
+				t.Errorf("%s, want %q and %q", text, tt.want, tt.down)
 			}
 		})
 	}

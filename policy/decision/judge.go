@@ -236,8 +236,15 @@ func (j *judge) open(known bool) Outcome {
 // notClosed is the step about Always-On where it is not closed.
 func (j *judge) notClosed(known bool) Step {
 	says := "Always-On keeps nothing from passing while there is no tunnel"
-	if n := j.in.Network; n != nil && n.AlwaysOn != "" && n.AlwaysOn != "off" {
-		says += " (" + n.AlwaysOn + ")"
+	if n := j.in.Network; n != nil {
+		switch n.AlwaysOn {
+		case "lifted":
+			says += ": it is lifted"
+		case "trusted":
+			says += ": this network is trusted"
+		case "connected", "open":
+			says += ": ConnectFailurePolicy is Open"
+		}
 	}
 	s := j.profileStep(alwaysOnPath, says)
 	if !known && s.Value == "true" {
@@ -246,10 +253,11 @@ func (j *judge) notClosed(known bool) Step {
 	return s
 }
 
-// firewall returns the firewall that is in force, or that would be by the documents.
+// firewall returns the firewall that is in force whenever the tunnel is down, by what is known now or by the documents. While the tunnel is
+// up that is not the one of the moment, which lets the tunnel through and nothing else.
 func (j *judge) firewall() (f network.Firewall, known bool) {
 	if j.in.Network != nil {
-		return j.in.Network.Firewall, true
+		return j.in.Network.WhenDown, true
 	}
 	p := j.in.Plan
 	if p == nil || !p.Environment.WholeMachine || !p.Network.Automatic || !p.Network.AlwaysOn.On || p.Network.Disabled {
@@ -268,7 +276,13 @@ func (j *judge) firewall() (f network.Firewall, known bool) {
 // with says what becomes of a flow while there is a tunnel.
 func (j *judge) with() Outcome {
 	if n := j.in.Network; n != nil {
-		j.say(Step{Setting: "tunnel", Says: "it is " + n.Tunnel + to(n.Host)})
+		says := "it is " + n.Tunnel + to(n.Host)
+		if j.in.Reconnecting {
+			says = "it is reconnecting" + to(n.Host) + ": what goes through it waits"
+		}
+		j.say(Step{Setting: "tunnel", Says: says})
+	} else if j.in.Reconnecting {
+		j.say(Step{Setting: "tunnel", Says: "it is reconnecting: what goes through it waits"})
 	}
 	if j.in.Filter == nil {
 		j.say(Step{Document: "flow rules", Says: "there are none"})

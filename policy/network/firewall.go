@@ -63,19 +63,29 @@ func (m *Manager) alwaysOn() bool {
 }
 
 func (m *Manager) mode() Mode {
+	if m.enforced() && m.phase == up {
+		return Tunnel
+	}
+	return m.downMode()
+}
+
+// downMode is the mode while there is no tunnel. While there is one nobody has ended it, so that it is for the documents to say what would
+// be if it fell.
+func (m *Manager) downMode() Mode {
 	switch {
 	case !m.enforced():
 		return Open
-	case m.phase == up:
-		return Tunnel
 	case m.cfg.AlwaysOn.Closed, m.hold == heldByUser, m.userPaused:
 		return Closed
 	}
 	return Open
 }
 
-func (m *Manager) firewall() Firewall {
-	f := Firewall{Mode: m.mode()}
+func (m *Manager) firewall() Firewall { return m.firewallOf(m.mode()) }
+
+// firewallOf returns the firewall of a mode.
+func (m *Manager) firewallOf(mode Mode) Firewall {
+	f := Firewall{Mode: mode}
 	if f.Mode == Open {
 		return f
 	}

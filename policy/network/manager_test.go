@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -267,6 +268,8 @@ func TestMode(t *testing.T) {
 		}
 		if st := s.m.Status(); s.mode != c.want || st.AlwaysOn != c.status || st.Firewall.Mode != c.want {
 			t.Errorf("%s: %v, %s", c.row, s.mode, st.AlwaysOn)
+		} else if down := st.WhenDown.Mode; c.want != Tunnel && !reflect.DeepEqual(st.WhenDown, st.Firewall) || c.want == Tunnel && (down == Closed) != cfg.AlwaysOn.Closed || down == Tunnel {
+			t.Errorf("%s: %+v now, and %+v when the tunnel is down", c.row, st.Firewall, st.WhenDown)
 		}
 	}
 
@@ -279,6 +282,9 @@ func TestMode(t *testing.T) {
 	_ = s.do(Event{Kind: TunnelUp})
 	if f = s.m.Status().Firewall; f.Allowed != nil || f.LastRules {
 		t.Errorf("hosts are allowed although the tunnel is up: %+v", f)
+	}
+	if d := s.m.Status().WhenDown; d.Mode != Closed || strings.Join(d.Gateways, " ") != "a b" || len(d.Allowed) != 1 || !d.LastRules {
+		t.Errorf("when the tunnel is down: %+v", d)
 	}
 	s.log = nil
 	_ = s.do(Event{Kind: UserDisconnect})

@@ -37,6 +37,9 @@ type Status struct {
 	AlwaysOn string `json:"always_on"`
 	// Firewall is what is in force.
 	Firewall Firewall `json:"firewall"`
+	// WhenDown is what is in force whenever the tunnel is down, if nothing but that changes: what Always-On and its ConnectFailurePolicy
+	// say here, while it is up, and else the same as Firewall.
+	WhenDown Firewall `json:"when_down"`
 	// MayDisconnect says whether a person may end the tunnel.
 	MayDisconnect bool `json:"may_disconnect"`
 
@@ -54,7 +57,7 @@ func (m *Manager) Status() Status {
 		Automatic: m.cfg.Automatic, Network: m.finding,
 		Tunnel: string(m.phase), Since: m.since, Manual: m.manual, Held: string(m.hold), Next: m.next,
 		LastReason: m.lastReason, LastError: m.lastErr, Retained: m.retained,
-		Firewall: m.firewall(), MayDisconnect: !m.enforced() || m.cfg.AlwaysOn.AllowDisconnect,
+		Firewall: m.firewall(), WhenDown: m.firewallOf(m.downMode()), MayDisconnect: !m.enforced() || m.cfg.AlwaysOn.AllowDisconnect,
 		PortalWindow: m.portal.Window(), AlwaysOn: "off",
 	}
 	if m.cfg.Automatic {

@@ -239,9 +239,10 @@ func (c *conversation) ask(ctx context.Context, f *Form) error {
 	if len(f.Fields) != fields {
 		return errors.New("login: the Prompter changed the number of fields")
 	}
+	asked := err
 	if errors.Is(err, ErrCannot) {
 		if label, ok := f.missing(); ok {
-			err = fmt.Errorf("%s asks for %.100q: %w", c.name(), strings.TrimRight(label, ": "), err)
+			asked = fmt.Errorf("%s asks for %.100q: %w", c.name(), strings.TrimRight(label, ": "), err)
 		} else {
 			err = nil
 		}
@@ -256,7 +257,7 @@ func (c *conversation) ask(ctx context.Context, f *Form) error {
 		}
 		return &RejectedError{Gateway: c.name(), Said: said, Err: err}
 	}
-	return err
+	return asked
 }
 
 // check makes sure that choices are choices.

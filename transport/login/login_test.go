@@ -449,6 +449,31 @@ func TestPrompterCannot(t *testing.T) {
 	}
 }
 
+// TestRejectedText: one sentence, which says of the Prompter only what is more than that it has no other answers.
+func TestRejectedText(t *testing.T) {
+	for _, tt := range []struct {
+		said string
+		err  error
+		want string
+	}{
+		{"Login failed.", login.ErrCannot, `gw rejected the answers and says "Login failed."`},
+		{"Login failed.", nil, `gw rejected the answers and says "Login failed."`},
+		{"", login.ErrCannot, "gw rejected the answers"},
+		{"No.", fmt.Errorf("%w: there is no terminal", login.ErrCannot), `gw rejected the answers and says "No."; there is no terminal`},
+		{"No.", fmt.Errorf("the code: %w", login.ErrCannot), `gw rejected the answers and says "No."; the code`},
+		{"No.", context.Canceled, `gw rejected the answers and says "No."; context canceled`},
+		{"No\n", login.ErrCannot, `gw rejected the answers and says "No\n"`},
+	} {
+		err := &login.RejectedError{Gateway: "gw", Said: tt.said, Err: tt.err}
+		if want := "login refused: " + tt.want; err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+		if !errors.Is(err, transport.ErrLogin) || tt.err != nil && !errors.Is(err, tt.err) {
+			t.Errorf("%v does not match what it comes of", err)
+		}
+	}
+}
+
 func TestRedirections(t *testing.T) {
 	target := newGate(t, func(w http.ResponseWriter, r *request) {
 		if r.doc.Kind == wire.KindInit {

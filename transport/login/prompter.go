@@ -18,7 +18,26 @@ type Prompter interface {
 }
 
 // ErrCannot says that a Prompter has no answer to a field. It matches transport.ErrPrompt.
-var ErrCannot = fmt.Errorf("no answer to the gateway's question: %w", transport.ErrPrompt)
+var ErrCannot error = &cannotError{}
+
+// A cannotError is ErrCannot. Its text does not repeat that of transport.ErrPrompt, which says the same.
+type cannotError struct{ _ byte }
+
+func (*cannotError) Error() string { return "no answer to it is known" }
+
+func (*cannotError) Unwrap() error { return transport.ErrPrompt }
+
+// reason returns what err says more than that it is ErrCannot.
+func reason(err error) string {
+	if err == nil {
+		return ""
+	}
+	text, cannot := err.Error(), ErrCannot.Error()
+	if rest, ok := strings.CutPrefix(text, cannot); ok {
+		return strings.TrimPrefix(rest, ": ")
+	}
+	return strings.TrimSuffix(text, ": "+cannot)
+}
 
 // A RejectedError says that the gateway has rejected the answers to a form, and that there are no others. It matches
 // transport.ErrLogin and Err.
@@ -29,9 +48,16 @@ type RejectedError struct {
 	Err error
 }
 
-// Error returns a text with what the gateway says and what the Prompter does.
+// Error returns a text with what the gateway says, and why there are no other answers if the Prompter says more than that.
 func (e *RejectedError) Error() string {
-	return fmt.Sprintf("%v: %s does not accept the answers and says %.400q: %v", transport.ErrLogin, e.Gateway, e.Said, e.Err)
+	s := fmt.Sprintf("%v: %s rejected the answers", transport.ErrLogin, e.Gateway)
+	if e.Said != "" {
+		s += fmt.Sprintf(" and says %.400q", e.Said)
+	}
+	if why := reason(e.Err); why != "" {
+		s += "; " + why
+	}
+	return s
 }
 
 // Unwrap returns transport.ErrLogin and Err.
@@ -97,7 +123,7 @@ func (p Fixed) Answer(_ context.Context, f *Form) error {
 		}
 	}
 	if rejected {
-		return fmt.Errorf("%w: %s rejected the stored answers, which are not sent twice", ErrCannot, f.Gateway)
+		return fmt.Errorf("%w: stored answers are not sent twice", ErrCannot)
 	}
 	if !complete {
 		return ErrCannot
