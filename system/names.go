@@ -15,6 +15,7 @@ import (
 
 	"culvert.example/vpn/dns"
 	"culvert.example/vpn/host/resolver"
+	"culvert.example/vpn/split"
 	"culvert.example/vpn/transport"
 )
 
@@ -145,6 +146,7 @@ func (n *names) configure(ctx context.Context, lease *transport.Lease) error {
 	s.mu.Lock()
 	// A tunnel that is not in use yet will put the kill switch in force again.
 	closed := c.KillSwitch != nil && !(s.lifted && s.tunnel == n.t)
+	lan := closed && (c.KillSwitch.LocalLAN || c.KillSwitch.SessionLAN && n.t.lan)
 	s.mu.Unlock()
 	outside, localSearch := s.outsideServers(ctx)
 	only := c.DNS.TunnelAll || lease.TunnelAllDNS
@@ -152,7 +154,7 @@ func (n *names) configure(ctx context.Context, lease *transport.Lease) error {
 	domains := slices.Concat(lease.SplitDNS, lease.SearchDomains, lease.DynamicInclude, c.User.DynamicInclude, c.DNS.Domains)
 	all := only || len(inside) > 0 && (len(lease.SplitDNS) == 0 || closed && isWhole(lease))
 	reverse := reverseZones(slices.Concat(lease.Include, c.User.Include, lease.Addresses))
-	var leaves bool
+	var leaves, lost bool
 	if n.server != nil {
 		r := n.rules(lease, inside, slices.Concat(domains, reverse), all, only, localSearch)
 		if !all {
@@ -162,6 +164,7 @@ func (n *names) configure(ctx context.Context, lease *transport.Lease) error {
 		if err := n.server.Configure(r); err != nil {
 			return fmt.Errorf("system: the names of the gateway and the user: %w", err)
 		}
+		lost = len(inside) == 0 && n.lost(outside, closed, lan)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -172,8 +175,38 @@ func (n *names) configure(ctx context.Context, lease *transport.Lease) error {
 	if n.reverse = reverse; len(reverse) > maxReverse {
 		n.reverse = nil
 	}
-	n.needed = len(inside) > 0 || only || n.server != nil && c.dynamic(lease) || len(n.upstreams) > 0
+	n.needed = len(inside) > 0 || only || n.server != nil && c.dynamic(lease) || len(n.upstreams) > 0 || lost
 	return nil
+}
+
+// lost reports whether programs cannot ask the servers of the machine by themselves any more, while the proxy gets past the tunnel. One
+// such server is enough, since each question would wait for it. But behind a kill switch the proxy knows next to nothing, and is
+// of use only where no other server answers.
+func (n *names) lost(outside []netip.AddrPort, closed, lan bool) bool {
+	networks := n.t.s.connected()
+	cut := func(server netip.AddrPort) bool {
+		a := server.Addr().Unmap().WithZone("")
+		at := func(p netip.Prefix) bool { return p.Contains(a) }
+		near := slices.ContainsFunc(networks, at)
+		way := n.t.router.Route("", a)
+		if n.backend == resolver.Resolved {
+			way = split.Direct // it asks by the link that the server belongs to, whatever the routes say
+		}
+		switch {
+		case a.IsLoopback():
+			return false
+		case way == split.Direct:
+			return closed && !(lan && near) && !slices.ContainsFunc(n.t.s.cfg.KillSwitch.AllowedHosts, at)
+		case way == split.Tunnel:
+			// Where the gateway is, a public server answers as well, and sees less of who asks.
+			return near || private(netip.PrefixFrom(a, a.BitLen()))
+		}
+		return true
+	}
+	if closed {
+		return len(outside) > 0 && !slices.ContainsFunc(outside, func(s netip.AddrPort) bool { return !cut(s) })
+	}
+	return slices.ContainsFunc(outside, cut)
 }
 
 // isWhole reports whether the gateway takes all that has no rule, of IPv4 if the tunnel has that. Behind a kill switch all names are

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -105,6 +106,78 @@ func TestAllNames(t *testing.T) {
 			}
 		})
 	}
+}
+
+// lookUp asks for a name as a program of the machine does: the first server that resolv.conf names.
+func (w *world) lookUp(name string) string {
+	w.tb.Helper()
+	conf, err := resolver.ParseConf([]byte(w.read("resolv.conf")))
+	if err != nil || len(conf.Servers) == 0 {
+		w.tb.Fatalf("resolv.conf names no server: %v", err)
+	}
+	return w.query(netip.AddrPortFrom(conf.Servers[0], 53).String(), name, false)
+}
+
+// A gateway that takes all destinations and names no DNS server leaves the machine one that answers: the one at home, through the
+// proxy if the tunnel has taken the way there, and one that can be asked through the tunnel as before.
+func TestNoNamesInside(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		server string
+		kill   *system.KillSwitch
+		lan    bool
+		proxy  bool
+		want   string
+	}{
+		"at home":                      {routerAddr.String(), nil, false, true, "203.0.113.80"},
+		"at home, outside":             {routerAddr.String(), nil, true, false, "203.0.113.80"},
+		"at home, kill switch":         {routerAddr.String(), &system.KillSwitch{}, false, true, "RCodeNameError"},
+		"at home, allowed":             {routerAddr.String(), &system.KillSwitch{LocalLAN: true}, true, false, "203.0.113.80"},
+		"behind home":                  {"172.31.0.1", nil, false, true, "203.0.113.80"},
+		"in the Internet":              {outsideDNS.Addr().String(), nil, false, false, "203.0.113.81"},
+		"in the Internet, kill switch": {outsideDNS.Addr().String(), &system.KillSwitch{}, false, false, "203.0.113.81"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.teach()
+			if tc.server != outsideDNS.Addr().String() {
+				w.serveAt(tc.server)
+			}
+			w.write("resolv.conf", "nameserver "+tc.server+"\nsearch home.example\n")
+			before := w.read("resolv.conf")
+			cfg := w.config()
+			cfg.DataPath, cfg.KillSwitch = system.Packet, tc.kill
+			s := w.open(cfg)
+			k := w.attach(s, lease(func(l *transport.Lease) {
+				l.DNS, l.SplitDNS, l.SearchDomains, l.ExcludeLocalLAN = nil, nil, nil, tc.lan
+			}))
+			if got := w.lookUp("www.example.org"); got != tc.want {
+				t.Errorf("www.example.org is %s, want %s; resolv.conf is\n%s", got, tc.want, w.read("resolv.conf"))
+			}
+			if conf := w.read("resolv.conf"); strings.Contains(conf, "127.0.40.53") != tc.proxy || !strings.Contains(conf, "search home.example") {
+				t.Errorf("resolv.conf is\n%s", conf)
+			}
+			k.close()
+			if after := w.read("resolv.conf"); after != before {
+				t.Errorf("resolv.conf was\n%s\nand is\n%s", before, after)
+			}
+		})
+	}
+}
+
+// serveAt has the router answer for the names outside at another of its addresses.
+func (w *world) serveAt(addr string) {
+	w.tb.Helper()
+	if addr != routerAddr.String() {
+		w.router.IP("addr", "add", addr+"/32", "dev", "lo")
+	}
+	pc, err := w.router.ListenPacket("udp", netip.AddrPortFrom(netip.MustParseAddr(addr), 53).String())
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	w.tb.Cleanup(func() { pc.Close() })
+	go w.outside.serve(pc)
 }
 
 // Without IPv6 in the tunnel, names have no such addresses if the user wants it so.
