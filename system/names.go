@@ -305,8 +305,8 @@ func (n *names) resolverConfig() (resolver.Config, bool) {
 		return c, len(c.Servers) > 0
 	}
 	c.Servers = []netip.AddrPort{n.t.s.cfg.DNS.Listen}
-	if len(n.upstreams) > 0 {
-		// Nobody else is to be asked beside the proxy.
+	if len(n.upstreams) > 0 || n.closed && n.backend == resolver.Resolved {
+		// Nobody else is to be asked beside the proxy, or nobody else is reached through the kill switch.
 		c.Routes, c.TunnelAll = nil, true
 		return c, true
 	}

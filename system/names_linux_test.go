@@ -383,6 +383,57 @@ func TestResolved(t *testing.T) {
 	}
 }
 
+// Behind a kill switch systemd-resolved asks the proxy for all names: it would wait for servers that it does not get through to, for those
+// too that may leave. Lifted, they are asked as ever.
+func TestResolvedKillSwitch(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*transport.Lease){
+		"split":             func(l *transport.Lease) { l.Include = prefixes("172.16.0.0/12") },
+		"no servers inside": func(l *transport.Lease) { l.DNS, l.SplitDNS, l.SearchDomains = nil, nil, nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.teach()
+			w.outside.set("a.allowed.example", "203.0.113.92")
+			d := resolved.Start(t, w.client)
+			d.Control("dns", w.clientIf, outsideDNS.Addr().String())
+			d.Control("default-route", w.clientIf, "yes")
+			state := func() string { return d.Control("dns") + d.Control("domain") + d.Control("default-route") }
+			before := state()
+			cfg := w.config()
+			cfg.DNS.Bus, cfg.DNS.Backend = d.Address, resolver.Resolved
+			cfg.KillSwitch = &system.KillSwitch{AllowedNames: []string{"a.allowed.example"}}
+			s := w.open(cfg)
+			k := w.attach(s, lease(change))
+			const stub = "127.0.0.53:53"
+			for name, want := range map[string]string{"a.allowed.example": "203.0.113.92", "www.example.org": "RCodeNameError"} {
+				if got := w.query(stub, name, false); got != want {
+					t.Errorf("%s is %s, want %s\n%s", name, got, want, d.Control("status"))
+				}
+			}
+			if slices.Contains(w.outside.heard(), "www.example.org") {
+				t.Error("www.example.org was asked for outside")
+			}
+			w.client.Do(func() {
+				if err := s.Lift(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+			if got := w.query(stub, "www.example.org", false); got != "203.0.113.80" {
+				t.Errorf("lifted: www.example.org is %s\n%s", got, d.Control("status"))
+			}
+			if domains := d.Control("domain", system.DefaultDevice); strings.Contains(domains, "~.") {
+				t.Errorf("lifted: the proxy is asked for all names: %s", domains)
+			}
+			k.close()
+			if after := state(); after != before {
+				t.Errorf("resolvectl said\n%s\nand says\n%s", before, after)
+			}
+		})
+	}
+}
+
 // pointer asks a DNS server from the client, over TCP, for the name of an address.
 func (w *world) pointer(server, name string) string {
 	w.tb.Helper()
