@@ -321,9 +321,24 @@ func (n *names) resolverConfig() (resolver.Config, bool) {
 func (n *names) answered(a dns.Answer) {
 	now := time.Now()
 	n.remember(now, a)
-	if n.t.router.Learn(now, a.Names[0], a.Addrs, a.TTL) {
+	// A short name says nothing by itself of where its addresses lie. Learned beside the full one, it would be one without a rule,
+	// which keeps them from leaving.
+	name := a.Names[0]
+	if full, ok := completed(a); ok {
+		name = full
+	}
+	if n.t.router.Learn(now, name, a.Addrs, a.TTL) {
 		n.t.settle(learnTime)
 	}
+}
+
+// completed returns the name that the search domains have made of a short one, if they have. A name with a dot that stands for a longer
+// one is none: so do those of content networks, whose owner is somebody else.
+func completed(a dns.Answer) (full string, ok bool) {
+	if len(a.Names) < 2 || strings.Contains(a.Names[0], ".") || !strings.HasPrefix(a.Names[1], a.Names[0]+".") {
+		return "", false
+	}
+	return a.Names[1], true
 }
 
 // reused takes in what a name means that is known already.
@@ -331,8 +346,8 @@ func (n *names) reused(a dns.Answer) { n.remember(time.Now(), a) }
 
 // remember notes the name that was asked for, and the one that the search domains have made of a short one.
 func (n *names) remember(now time.Time, a dns.Answer) {
-	if len(a.Names) > 1 && strings.HasPrefix(a.Names[1], a.Names[0]+".") {
-		n.seen.add(now, a.Names[1], a.Addrs, a.TTL)
+	if full, ok := completed(a); ok {
+		n.seen.add(now, full, a.Addrs, a.TTL)
 	}
 	n.seen.add(now, a.Names[0], a.Addrs, a.TTL)
 }

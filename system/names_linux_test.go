@@ -252,6 +252,28 @@ func TestDynamicExclude(t *testing.T) {
 	w.expect(map[string]string{"203.0.113.90": "outside", "203.0.113.91": "inside"})
 }
 
+// A short name goes the way of the one that the search domains make of it.
+func TestDynamicSearch(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.inside.set("wiki.corp.example", "203.0.113.70")
+	w.inside.set("www.lab.example", "203.0.113.71")
+	s := w.open(w.config())
+	w.attach(s, lease(func(l *transport.Lease) {
+		l.Include = prefixes("172.16.0.0/12", "203.0.113.64/28")
+		l.SplitDNS, l.SearchDomains = []string{"corp.example", "lab.example"}, []string{"corp.example", "lab.example"}
+		l.DynamicInclude, l.DynamicExclude = []string{"vpn.corp.example"}, []string{"lab.example"}
+	}))
+	w.inside.set("vpn.corp.example", "203.0.113.72", "203.0.113.90")
+	w.expect(map[string]string{"203.0.113.70": "inside", "203.0.113.71": "inside", "203.0.113.90": "outside"})
+	for short, want := range map[string]string{"wiki": "203.0.113.70", "www": "203.0.113.71", "vpn": "203.0.113.72 203.0.113.90"} {
+		if got := w.query(proxy, short, false); got != want {
+			t.Errorf("%s is %s, want %s", short, got, want)
+		}
+	}
+	w.expect(map[string]string{"203.0.113.70": "inside", "203.0.113.71": "outside", "203.0.113.72": "inside", "203.0.113.90": "inside"})
+}
+
 // The resolver of the machine is not touched if nobody wants it changed, or is told of the gateway's servers alone.
 func TestWithoutProxy(t *testing.T) {
 	t.Parallel()
