@@ -42,6 +42,7 @@ func TestSplitNames(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.teach()
+	w.write("resolv.conf", w.read("resolv.conf")+"search .\n") // as in a container
 	s := w.open(w.config())
 	before := w.read("resolv.conf")
 	k := w.attach(s, lease(func(l *transport.Lease) { l.Include = prefixes("172.16.0.0/12") }))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -320,11 +321,7 @@ func upstreamLinks(ctx context.Context, address string, skip int) (Upstream, err
 		u.Servers = append(u.Servers, a)
 	}
 	domains, err := b.otherDomains(ctx, skip)
-	for _, d := range domains {
-		if !strings.HasPrefix(d, "~") {
-			u.Search = append(u.Search, d)
-		}
-	}
+	u.Search = searchable(slices.DeleteFunc(domains, func(d string) bool { return strings.HasPrefix(d, "~") }))
 	return u, err
 }
 

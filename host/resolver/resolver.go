@@ -32,6 +32,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -256,7 +257,7 @@ func (r *Resolver) Undo(ctx context.Context, undo []byte) error {
 type Upstream struct {
 	// Servers are the DNS servers, the preferred one first. Link-local ones have a zone.
 	Servers []netip.AddrPort
-	// Search is the search list.
+	// Search is the search list, without what is no domain: a resolv.conf that is to have none says "search .", as those of containers do.
 	Search []string
 }
 
@@ -286,11 +287,21 @@ func (r *Resolver) Upstream(ctx context.Context) (Upstream, error) {
 	if err != nil {
 		return Upstream{}, err
 	}
-	u := Upstream{Search: conf.Search}
+	u := Upstream{Search: searchable(conf.Search)}
 	for _, a := range conf.Servers {
 		u.Servers = append(u.Servers, netip.AddrPortFrom(a, 53))
 	}
 	return u, nil
+}
+
+// searchable returns those of the words of a search list that are domains.
+func searchable(words []string) (search []string) {
+	for _, w := range words {
+		if d, err := domain(w); err == nil && !slices.Contains(search, d) {
+			search = append(search, d)
+		}
+	}
+	return search
 }
 
 // Watch tells report when another program changes the settings in force, and puts them back if the policy is Repair; it is also
