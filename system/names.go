@@ -48,11 +48,12 @@ type names struct {
 	watched []string // that the proxy has to hear of besides
 	reverse []string
 	search  []string
-	all     bool // the servers inside are asked for all names
-	only    bool // and must be, because policy says so
-	needed  bool // the resolver of the machine has to be changed at all
-	closed  bool // the kill switch keeps everybody from asking outside, but for names that may leave
-	leaves  bool // the proxy asks outside for some names
+	behind  []string // search domains of the machine, which programs put behind names that are complete
+	all     bool     // the servers inside are asked for all names
+	only    bool     // and must be, because policy says so
+	needed  bool     // the resolver of the machine has to be changed at all
+	closed  bool     // the kill switch keeps everybody from asking outside, but for names that may leave
+	leaves  bool     // the proxy asks outside for some names
 	outside []netip.AddrPort
 	backend resolver.Backend
 	reason  string
@@ -170,7 +171,7 @@ func (n *names) configure(ctx context.Context, lease *transport.Lease) error {
 	defer n.mu.Unlock()
 	n.inside, n.domains, n.all, n.only, n.outside = inside, domains, all, only, outside
 	n.closed, n.leaves = closed, leaves
-	n.search = lease.SearchDomains
+	n.search, n.behind = lease.SearchDomains, localSearch
 	n.watched = slices.Concat(lease.DynamicExclude, c.User.DynamicExclude)
 	if n.reverse = reverse; len(reverse) > maxReverse {
 		n.reverse = nil
@@ -310,11 +311,29 @@ func (n *names) resolverConfig() (resolver.Config, bool) {
 		c.Routes, c.TunnelAll = nil, true
 		return c, true
 	}
+	if !n.all {
+		c.Routes = append(c.Routes, n.suffixed(maxRouted-len(c.Routes))...)
+	}
 	// A resolv.conf cannot tell names apart, and the other way has room for so many only. The proxy can.
 	if n.backend == resolver.File || len(c.Routes) > maxRouted {
 		c.Routes, c.Default = nil, true
 	}
 	return c, true
+}
+
+// suffixed returns what becomes of the domains of the inside when a search domain of the machine is put behind a name below them, most at
+// most. The proxy says that such names do not exist, and whoever else is asked would be told of those inside.
+func (n *names) suffixed(most int) (list []string) {
+	const maxName = 253
+	for _, d := range n.domains {
+		d = strings.Trim(strings.TrimPrefix(d, "*"), ".")
+		for _, s := range n.behind {
+			if name := d + "." + s; len(list) < most && d != "" && len(name) <= maxName && !slices.Contains(list, name) {
+				list = append(list, name)
+			}
+		}
+	}
+	return list
 }
 
 // answered takes in what names mean, before the programs that asked for them are told.

@@ -348,9 +348,11 @@ func TestResolved(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.teach()
+	w.outside.set("tv.home.example", "203.0.113.84")
 	d := resolved.Start(t, w.client)
 	d.Control("dns", w.clientIf, outsideDNS.Addr().String())
 	d.Control("default-route", w.clientIf, "yes")
+	d.Control("domain", w.clientIf, "home.example")
 	cfg := w.config()
 	cfg.DNS.Bus, cfg.DNS.Backend = d.Address, resolver.Resolved
 	s := w.open(cfg)
@@ -361,14 +363,19 @@ func TestResolved(t *testing.T) {
 	if got := w.query(stub, "git.corp.example", false); got != "172.20.1.1" {
 		t.Errorf("git.corp.example is %s\n%s", got, d.Control("status"))
 	}
-	if got := w.query(stub, "www.example.org", false); got != "203.0.113.80" {
-		t.Errorf("www.example.org is %s", got)
+	for name, want := range map[string]string{
+		"www.example.org": "203.0.113.80", "tv.home.example": "203.0.113.84",
+		"secret.corp.example": "RCodeNameError", "secret.corp.example.home.example": "RCodeNameError", // as the C library goes on
+	} {
+		if got := w.query(stub, name, false); got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
 	}
 	if st := s.Status().Resolver; st.Backend != "systemd-resolved" || st.Proxy.Queries == 0 {
 		t.Errorf("status %+v", st)
 	}
 	for _, name := range w.outside.heard() {
-		if strings.HasSuffix(name, "corp.example") {
+		if strings.Contains(name, "corp.example") {
 			t.Errorf("%s was asked for outside", name)
 		}
 	}
