@@ -89,7 +89,52 @@ func openNames(ctx context.Context, t *tunnel) (*names, error) {
 		n.close()
 		return nil, err
 	}
+	t.running.Go(n.watchClaims)
 	return n, nil
+}
+
+// watchClaims tells of other links of systemd-resolved that claim names of the tunnel, until the tunnel ends.
+func (n *names) watchClaims() {
+	s := n.t.s
+	var told []resolver.Claim
+	for {
+		claims, changed := s.resolver.Claims()
+		if !slices.Equal(claims, told) && n.t.ctx.Err() == nil {
+			n.mu.Lock()
+			closed := n.closed
+			n.mu.Unlock()
+			s.note(Event{Kind: EventResolver, What: claimed(claims, closed)})
+			told = claims
+		}
+		select {
+		case <-changed:
+		case <-n.t.ctx.Done():
+			return
+		}
+	}
+}
+
+// claimed says in words for a person what other links claim.
+func claimed(claims []resolver.Claim, closed bool) string {
+	if len(claims) == 0 {
+		return "no other link claims names of the tunnel any more"
+	}
+	var list []string
+	for _, c := range claims {
+		name, link := c.Domain, c.Link
+		if name == "." {
+			name = "all names"
+		}
+		if link == "" {
+			link = "systemd-resolved as a whole"
+		}
+		list = append(list, link+" claims "+name)
+	}
+	what := some(list) + ": systemd-resolved asks others than the tunnel for such names"
+	if closed {
+		what += ", and gets no answer through the kill switch, but from hosts that this allows"
+	}
+	return what
 }
 
 // listen opens the sockets of the proxy.

@@ -464,6 +464,84 @@ func TestResolvedKillSwitch(t *testing.T) {
 	}
 }
 
+// Where another link claims what is the tunnel's, systemd-resolved asks its servers, which an event and the status tell. A kill switch
+// holds the questions back.
+func TestResolvedClaims(t *testing.T) {
+	t.Parallel()
+	const stub = "127.0.0.53:53"
+	for name, tc := range map[string]struct {
+		domains []string // of the other link
+		claimed string
+		all     bool
+		kill    *system.KillSwitch
+		asked   bool // outside
+	}{
+		"other":            {[]string{"home.example", "~.", "evilcorp.example"}, "", false, nil, false},
+		"same":             {[]string{"corp.example"}, "corp.example", false, nil, true},
+		"longer":           {[]string{"home.example", "~git.corp.example"}, "git.corp.example", false, nil, true},
+		"all":              {[]string{"~."}, ".", true, nil, true},
+		"kill switch":      {[]string{"~git.corp.example"}, "git.corp.example", false, &system.KillSwitch{}, false},
+		"all, kill switch": {[]string{"~."}, ".", true, &system.KillSwitch{}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.teach()
+			d := resolved.Start(t, w.client)
+			d.Control("dns", w.clientIf, outsideDNS.Addr().String())
+			d.Control("default-route", w.clientIf, "yes")
+			cfg := w.config()
+			cfg.DNS.Bus, cfg.DNS.Backend, cfg.KillSwitch = d.Address, resolver.Resolved, tc.kill
+			s := w.open(cfg)
+			k := w.attach(s, lease(func(l *transport.Lease) {
+				l.Include, l.TunnelAllDNS = prefixes("172.16.0.0/12"), tc.all
+			}))
+			told := func() (what []string) {
+				for _, e := range s.Status().Events {
+					if e.Kind == system.EventResolver {
+						what = append(what, e.What)
+					}
+				}
+				return what
+			}
+			if c := s.Status().Resolver.Claims; len(c) > 0 || len(told()) > 0 {
+				t.Errorf("nobody claims anything: %v, %q", c, told())
+			}
+			if got := w.query(stub, "git.corp.example", false); got != "172.20.1.1" {
+				t.Errorf("git.corp.example is %s", got)
+			}
+			d.Control(append([]string{"domain", w.clientIf}, tc.domains...)...)
+			// Systemd-resolved does not tell of domains; a change of the network has it asked at once.
+			w.client.IP("addr", "add", "192.168.9.2/24", "dev", w.clientIf)
+			if tc.claimed != "" {
+				eventually(t, 5*time.Second, "the event", func() bool { return len(told()) > 0 })
+				what, c := told(), s.Status().Resolver.Claims
+				if len(c) != 1 || c[0].Domain != tc.claimed || len(what) != 1 || strings.Contains(what[0], "kill switch") != (tc.kill != nil) {
+					t.Errorf("claims %v, events %q", c, what)
+				}
+			}
+			asked := "git.corp.example"
+			if tc.all {
+				asked = "www.example.org"
+			}
+			d.Control("flush-caches")
+			w.query(stub, asked, false)
+			if outside := slices.Contains(w.outside.heard(), asked); outside != tc.asked {
+				t.Errorf("%s was asked for outside: %v, want %v", asked, outside, tc.asked)
+			}
+			d.Control("domain", w.clientIf, "")
+			w.client.IP("addr", "del", "192.168.9.2/24", "dev", w.clientIf)
+			eventually(t, 5*time.Second, "the status is without claims", func() bool { return len(s.Status().Resolver.Claims) == 0 })
+			if tc.claimed != "" {
+				eventually(t, time.Second, "another event", func() bool { return len(told()) == 2 })
+			} else if what := told(); len(what) > 0 {
+				t.Errorf("events %q", what)
+			}
+			k.close()
+		})
+	}
+}
+
 // pointer asks a DNS server from the client, over TCP, for the name of an address.
 func (w *world) pointer(server, name string) string {
 	w.tb.Helper()
