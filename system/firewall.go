@@ -221,7 +221,11 @@ func (s *System) Lift(ctx context.Context) error {
 		return err
 	}
 	s.note(Event{Kind: EventFirewall, What: "the kill switch was lifted by the user"})
-	return s.tellNames(ctx)
+	if err := s.tellNames(ctx); err != nil {
+		return err
+	}
+	// The resolver of the machine may ask others than the proxy again.
+	return s.apply(ctx)
 }
 
 // OpenPortalWindow lets connections to web servers, and questions to the machine's own DNS servers, through the kill switch

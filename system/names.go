@@ -15,6 +15,7 @@ import (
 
 	"culvert.example/vpn/dns"
 	"culvert.example/vpn/host/resolver"
+	"culvert.example/vpn/split"
 	"culvert.example/vpn/transport"
 )
 
@@ -47,11 +48,12 @@ type names struct {
 	watched []string // that the proxy has to hear of besides
 	reverse []string
 	search  []string
-	all     bool // the servers inside are asked for all names
-	only    bool // and must be, because policy says so
-	needed  bool // the resolver of the machine has to be changed at all
-	closed  bool // the kill switch keeps everybody from asking outside, but for names that may leave
-	leaves  bool // the proxy asks outside for some names
+	behind  []string // search domains of the machine, which programs put behind names that are complete
+	all     bool     // the servers inside are asked for all names
+	only    bool     // and must be, because policy says so
+	needed  bool     // the resolver of the machine has to be changed at all
+	closed  bool     // the kill switch keeps everybody from asking outside, but for names that may leave
+	leaves  bool     // the proxy asks outside for some names
 	outside []netip.AddrPort
 	backend resolver.Backend
 	reason  string
@@ -87,7 +89,52 @@ func openNames(ctx context.Context, t *tunnel) (*names, error) {
 		n.close()
 		return nil, err
 	}
+	t.running.Go(n.watchClaims)
 	return n, nil
+}
+
+// watchClaims tells of other links of systemd-resolved that claim names of the tunnel, until the tunnel ends.
+func (n *names) watchClaims() {
+	s := n.t.s
+	var told []resolver.Claim
+	for {
+		claims, changed := s.resolver.Claims()
+		if !slices.Equal(claims, told) && n.t.ctx.Err() == nil {
+			n.mu.Lock()
+			closed := n.closed
+			n.mu.Unlock()
+			s.note(Event{Kind: EventResolver, What: claimed(claims, closed)})
+			told = claims
+		}
+		select {
+		case <-changed:
+		case <-n.t.ctx.Done():
+			return
+		}
+	}
+}
+
+// claimed says in words for a person what other links claim.
+func claimed(claims []resolver.Claim, closed bool) string {
+	if len(claims) == 0 {
+		return "no other link claims names of the tunnel any more"
+	}
+	var list []string
+	for _, c := range claims {
+		name, link := c.Domain, c.Link
+		if name == "." {
+			name = "all names"
+		}
+		if link == "" {
+			link = "systemd-resolved as a whole"
+		}
+		list = append(list, link+" claims "+name)
+	}
+	what := some(list) + ": systemd-resolved asks others than the tunnel for such names"
+	if closed {
+		what += ", and gets no answer through the kill switch, but from hosts that this allows"
+	}
+	return what
 }
 
 // listen opens the sockets of the proxy.
@@ -145,6 +192,7 @@ func (n *names) configure(ctx context.Context, lease *transport.Lease) error {
 	s.mu.Lock()
 	// A tunnel that is not in use yet will put the kill switch in force again.
 	closed := c.KillSwitch != nil && !(s.lifted && s.tunnel == n.t)
+	lan := closed && (c.KillSwitch.LocalLAN || c.KillSwitch.SessionLAN && n.t.lan)
 	s.mu.Unlock()
 	outside, localSearch := s.outsideServers(ctx)
 	only := c.DNS.TunnelAll || lease.TunnelAllDNS
@@ -152,7 +200,7 @@ func (n *names) configure(ctx context.Context, lease *transport.Lease) error {
 	domains := slices.Concat(lease.SplitDNS, lease.SearchDomains, lease.DynamicInclude, c.User.DynamicInclude, c.DNS.Domains)
 	all := only || len(inside) > 0 && (len(lease.SplitDNS) == 0 || closed && isWhole(lease))
 	reverse := reverseZones(slices.Concat(lease.Include, c.User.Include, lease.Addresses))
-	var leaves bool
+	var leaves, lost bool
 	if n.server != nil {
 		r := n.rules(lease, inside, slices.Concat(domains, reverse), all, only, localSearch)
 		if !all {
@@ -162,18 +210,49 @@ func (n *names) configure(ctx context.Context, lease *transport.Lease) error {
 		if err := n.server.Configure(r); err != nil {
 			return fmt.Errorf("system: the names of the gateway and the user: %w", err)
 		}
+		lost = len(inside) == 0 && n.lost(outside, closed, lan)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.inside, n.domains, n.all, n.only, n.outside = inside, domains, all, only, outside
 	n.closed, n.leaves = closed, leaves
-	n.search = lease.SearchDomains
+	n.search, n.behind = lease.SearchDomains, localSearch
 	n.watched = slices.Concat(lease.DynamicExclude, c.User.DynamicExclude)
 	if n.reverse = reverse; len(reverse) > maxReverse {
 		n.reverse = nil
 	}
-	n.needed = len(inside) > 0 || only || n.server != nil && c.dynamic(lease) || len(n.upstreams) > 0
+	n.needed = len(inside) > 0 || only || n.server != nil && c.dynamic(lease) || len(n.upstreams) > 0 || lost
 	return nil
+}
+
+// lost reports whether programs cannot ask the servers of the machine by themselves any more, while the proxy gets past the tunnel. One
+// such server is enough, since each question would wait for it. But behind a kill switch the proxy knows next to nothing, and is
+// of use only where no other server answers.
+func (n *names) lost(outside []netip.AddrPort, closed, lan bool) bool {
+	networks := n.t.s.connected()
+	cut := func(server netip.AddrPort) bool {
+		a := server.Addr().Unmap().WithZone("")
+		at := func(p netip.Prefix) bool { return p.Contains(a) }
+		near := slices.ContainsFunc(networks, at)
+		way := n.t.router.Route("", a)
+		if n.backend == resolver.Resolved {
+			way = split.Direct // it asks by the link that the server belongs to, whatever the routes say
+		}
+		switch {
+		case a.IsLoopback():
+			return false
+		case way == split.Direct:
+			return closed && !(lan && near) && !slices.ContainsFunc(n.t.s.cfg.KillSwitch.AllowedHosts, at)
+		case way == split.Tunnel:
+			// Where the gateway is, a public server answers as well, and sees less of who asks.
+			return near || private(netip.PrefixFrom(a, a.BitLen()))
+		}
+		return true
+	}
+	if closed {
+		return len(outside) > 0 && !slices.ContainsFunc(outside, func(s netip.AddrPort) bool { return !cut(s) })
+	}
+	return slices.ContainsFunc(outside, cut)
 }
 
 // isWhole reports whether the gateway takes all that has no rule, of IPv4 if the tunnel has that. Behind a kill switch all names are
@@ -272,10 +351,13 @@ func (n *names) resolverConfig() (resolver.Config, bool) {
 		return c, len(c.Servers) > 0
 	}
 	c.Servers = []netip.AddrPort{n.t.s.cfg.DNS.Listen}
-	if len(n.upstreams) > 0 {
-		// Nobody else is to be asked beside the proxy.
+	if len(n.upstreams) > 0 || n.closed && n.backend == resolver.Resolved {
+		// Nobody else is to be asked beside the proxy, or nobody else is reached through the kill switch.
 		c.Routes, c.TunnelAll = nil, true
 		return c, true
+	}
+	if !n.all {
+		c.Routes = append(c.Routes, n.suffixed(maxRouted-len(c.Routes))...)
 	}
 	// A resolv.conf cannot tell names apart, and the other way has room for so many only. The proxy can.
 	if n.backend == resolver.File || len(c.Routes) > maxRouted {
@@ -284,13 +366,43 @@ func (n *names) resolverConfig() (resolver.Config, bool) {
 	return c, true
 }
 
+// suffixed returns what becomes of the domains of the inside when a search domain of the machine is put behind a name below them, most at
+// most. The proxy says that such names do not exist, and whoever else is asked would be told of those inside.
+func (n *names) suffixed(most int) (list []string) {
+	const maxName = 253
+	for _, d := range n.domains {
+		d = strings.Trim(strings.TrimPrefix(d, "*"), ".")
+		for _, s := range n.behind {
+			if name := d + "." + s; len(list) < most && d != "" && len(name) <= maxName && !slices.Contains(list, name) {
+				list = append(list, name)
+			}
+		}
+	}
+	return list
+}
+
 // answered takes in what names mean, before the programs that asked for them are told.
 func (n *names) answered(a dns.Answer) {
 	now := time.Now()
 	n.remember(now, a)
-	if n.t.router.Learn(now, a.Names[0], a.Addrs, a.TTL) {
+	// A short name says nothing by itself of where its addresses lie. Learned beside the full one, it would be one without a rule,
+	// which keeps them from leaving.
+	name := a.Names[0]
+	if full, ok := completed(a); ok {
+		name = full
+	}
+	if n.t.router.Learn(now, name, a.Addrs, a.TTL) {
 		n.t.settle(learnTime)
 	}
+}
+
+// completed returns the name that the search domains have made of a short one, if they have. A name with a dot that stands for a longer
+// one is none: so do those of content networks, whose owner is somebody else.
+func completed(a dns.Answer) (full string, ok bool) {
+	if len(a.Names) < 2 || strings.Contains(a.Names[0], ".") || !strings.HasPrefix(a.Names[1], a.Names[0]+".") {
+		return "", false
+	}
+	return a.Names[1], true
 }
 
 // reused takes in what a name means that is known already.
@@ -298,8 +410,8 @@ func (n *names) reused(a dns.Answer) { n.remember(time.Now(), a) }
 
 // remember notes the name that was asked for, and the one that the search domains have made of a short one.
 func (n *names) remember(now time.Time, a dns.Answer) {
-	if len(a.Names) > 1 && strings.HasPrefix(a.Names[1], a.Names[0]+".") {
-		n.seen.add(now, a.Names[1], a.Addrs, a.TTL)
+	if full, ok := completed(a); ok {
+		n.seen.add(now, full, a.Addrs, a.TTL)
 	}
 	n.seen.add(now, a.Names[0], a.Addrs, a.TTL)
 }

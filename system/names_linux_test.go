@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -41,6 +42,7 @@ func TestSplitNames(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.teach()
+	w.write("resolv.conf", w.read("resolv.conf")+"search .\n") // as in a container
 	s := w.open(w.config())
 	before := w.read("resolv.conf")
 	k := w.attach(s, lease(func(l *transport.Lease) { l.Include = prefixes("172.16.0.0/12") }))
@@ -105,6 +107,78 @@ func TestAllNames(t *testing.T) {
 			}
 		})
 	}
+}
+
+// lookUp asks for a name as a program of the machine does: the first server that resolv.conf names.
+func (w *world) lookUp(name string) string {
+	w.tb.Helper()
+	conf, err := resolver.ParseConf([]byte(w.read("resolv.conf")))
+	if err != nil || len(conf.Servers) == 0 {
+		w.tb.Fatalf("resolv.conf names no server: %v", err)
+	}
+	return w.query(netip.AddrPortFrom(conf.Servers[0], 53).String(), name, false)
+}
+
+// A gateway that takes all destinations and names no DNS server leaves the machine one that answers: the one at home, through the
+// proxy if the tunnel has taken the way there, and one that can be asked through the tunnel as before.
+func TestNoNamesInside(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		server string
+		kill   *system.KillSwitch
+		lan    bool
+		proxy  bool
+		want   string
+	}{
+		"at home":                      {routerAddr.String(), nil, false, true, "203.0.113.80"},
+		"at home, outside":             {routerAddr.String(), nil, true, false, "203.0.113.80"},
+		"at home, kill switch":         {routerAddr.String(), &system.KillSwitch{}, false, true, "RCodeNameError"},
+		"at home, allowed":             {routerAddr.String(), &system.KillSwitch{LocalLAN: true}, true, false, "203.0.113.80"},
+		"behind home":                  {"172.31.0.1", nil, false, true, "203.0.113.80"},
+		"in the Internet":              {outsideDNS.Addr().String(), nil, false, false, "203.0.113.81"},
+		"in the Internet, kill switch": {outsideDNS.Addr().String(), &system.KillSwitch{}, false, false, "203.0.113.81"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.teach()
+			if tc.server != outsideDNS.Addr().String() {
+				w.serveAt(tc.server)
+			}
+			w.write("resolv.conf", "nameserver "+tc.server+"\nsearch home.example\n")
+			before := w.read("resolv.conf")
+			cfg := w.config()
+			cfg.DataPath, cfg.KillSwitch = system.Packet, tc.kill
+			s := w.open(cfg)
+			k := w.attach(s, lease(func(l *transport.Lease) {
+				l.DNS, l.SplitDNS, l.SearchDomains, l.ExcludeLocalLAN = nil, nil, nil, tc.lan
+			}))
+			if got := w.lookUp("www.example.org"); got != tc.want {
+				t.Errorf("www.example.org is %s, want %s; resolv.conf is\n%s", got, tc.want, w.read("resolv.conf"))
+			}
+			if conf := w.read("resolv.conf"); strings.Contains(conf, "127.0.40.53") != tc.proxy || !strings.Contains(conf, "search home.example") {
+				t.Errorf("resolv.conf is\n%s", conf)
+			}
+			k.close()
+			if after := w.read("resolv.conf"); after != before {
+				t.Errorf("resolv.conf was\n%s\nand is\n%s", before, after)
+			}
+		})
+	}
+}
+
+// serveAt has the router answer for the names outside at another of its addresses.
+func (w *world) serveAt(addr string) {
+	w.tb.Helper()
+	if addr != routerAddr.String() {
+		w.router.IP("addr", "add", addr+"/32", "dev", "lo")
+	}
+	pc, err := w.router.ListenPacket("udp", netip.AddrPortFrom(netip.MustParseAddr(addr), 53).String())
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	w.tb.Cleanup(func() { pc.Close() })
+	go w.outside.serve(pc)
 }
 
 // Without IPv6 in the tunnel, names have no such addresses if the user wants it so.
@@ -177,6 +251,28 @@ func TestDynamicExclude(t *testing.T) {
 	w.expect(map[string]string{"203.0.113.90": "inside"})
 	w.query(proxy, "cdn.example.net", false)
 	w.expect(map[string]string{"203.0.113.90": "outside", "203.0.113.91": "inside"})
+}
+
+// A short name goes the way of the one that the search domains make of it.
+func TestDynamicSearch(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.inside.set("wiki.corp.example", "203.0.113.70")
+	w.inside.set("www.lab.example", "203.0.113.71")
+	s := w.open(w.config())
+	w.attach(s, lease(func(l *transport.Lease) {
+		l.Include = prefixes("172.16.0.0/12", "203.0.113.64/28")
+		l.SplitDNS, l.SearchDomains = []string{"corp.example", "lab.example"}, []string{"corp.example", "lab.example"}
+		l.DynamicInclude, l.DynamicExclude = []string{"vpn.corp.example"}, []string{"lab.example"}
+	}))
+	w.inside.set("vpn.corp.example", "203.0.113.72", "203.0.113.90")
+	w.expect(map[string]string{"203.0.113.70": "inside", "203.0.113.71": "inside", "203.0.113.90": "outside"})
+	for short, want := range map[string]string{"wiki": "203.0.113.70", "www": "203.0.113.71", "vpn": "203.0.113.72 203.0.113.90"} {
+		if got := w.query(proxy, short, false); got != want {
+			t.Errorf("%s is %s, want %s", short, got, want)
+		}
+	}
+	w.expect(map[string]string{"203.0.113.70": "inside", "203.0.113.71": "outside", "203.0.113.72": "inside", "203.0.113.90": "inside"})
 }
 
 // The resolver of the machine is not touched if nobody wants it changed, or is told of the gateway's servers alone.
@@ -252,9 +348,11 @@ func TestResolved(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.teach()
+	w.outside.set("tv.home.example", "203.0.113.84")
 	d := resolved.Start(t, w.client)
 	d.Control("dns", w.clientIf, outsideDNS.Addr().String())
 	d.Control("default-route", w.clientIf, "yes")
+	d.Control("domain", w.clientIf, "home.example")
 	cfg := w.config()
 	cfg.DNS.Bus, cfg.DNS.Backend = d.Address, resolver.Resolved
 	s := w.open(cfg)
@@ -265,14 +363,19 @@ func TestResolved(t *testing.T) {
 	if got := w.query(stub, "git.corp.example", false); got != "172.20.1.1" {
 		t.Errorf("git.corp.example is %s\n%s", got, d.Control("status"))
 	}
-	if got := w.query(stub, "www.example.org", false); got != "203.0.113.80" {
-		t.Errorf("www.example.org is %s", got)
+	for name, want := range map[string]string{
+		"www.example.org": "203.0.113.80", "tv.home.example": "203.0.113.84",
+		"secret.corp.example": "RCodeNameError", "secret.corp.example.home.example": "RCodeNameError", // as the C library goes on
+	} {
+		if got := w.query(stub, name, false); got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
 	}
 	if st := s.Status().Resolver; st.Backend != "systemd-resolved" || st.Proxy.Queries == 0 {
 		t.Errorf("status %+v", st)
 	}
 	for _, name := range w.outside.heard() {
-		if strings.HasSuffix(name, "corp.example") {
+		if strings.Contains(name, "corp.example") {
 			t.Errorf("%s was asked for outside", name)
 		}
 	}
@@ -307,6 +410,135 @@ func TestResolved(t *testing.T) {
 	k.close()
 	if after := state(); after != before {
 		t.Errorf("resolvectl said\n%s\nand says\n%s", before, after)
+	}
+}
+
+// Behind a kill switch systemd-resolved asks the proxy for all names: it would wait for servers that it does not get through to, for those
+// too that may leave. Lifted, they are asked as ever.
+func TestResolvedKillSwitch(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*transport.Lease){
+		"split":             func(l *transport.Lease) { l.Include = prefixes("172.16.0.0/12") },
+		"no servers inside": func(l *transport.Lease) { l.DNS, l.SplitDNS, l.SearchDomains = nil, nil, nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.teach()
+			w.outside.set("a.allowed.example", "203.0.113.92")
+			d := resolved.Start(t, w.client)
+			d.Control("dns", w.clientIf, outsideDNS.Addr().String())
+			d.Control("default-route", w.clientIf, "yes")
+			state := func() string { return d.Control("dns") + d.Control("domain") + d.Control("default-route") }
+			before := state()
+			cfg := w.config()
+			cfg.DNS.Bus, cfg.DNS.Backend = d.Address, resolver.Resolved
+			cfg.KillSwitch = &system.KillSwitch{AllowedNames: []string{"a.allowed.example"}}
+			s := w.open(cfg)
+			k := w.attach(s, lease(change))
+			const stub = "127.0.0.53:53"
+			for name, want := range map[string]string{"a.allowed.example": "203.0.113.92", "www.example.org": "RCodeNameError"} {
+				if got := w.query(stub, name, false); got != want {
+					t.Errorf("%s is %s, want %s\n%s", name, got, want, d.Control("status"))
+				}
+			}
+			if slices.Contains(w.outside.heard(), "www.example.org") {
+				t.Error("www.example.org was asked for outside")
+			}
+			w.client.Do(func() {
+				if err := s.Lift(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+			if got := w.query(stub, "www.example.org", false); got != "203.0.113.80" {
+				t.Errorf("lifted: www.example.org is %s\n%s", got, d.Control("status"))
+			}
+			if domains := d.Control("domain", system.DefaultDevice); strings.Contains(domains, "~.") {
+				t.Errorf("lifted: the proxy is asked for all names: %s", domains)
+			}
+			k.close()
+			if after := state(); after != before {
+				t.Errorf("resolvectl said\n%s\nand says\n%s", before, after)
+			}
+		})
+	}
+}
+
+// Where another link claims what is the tunnel's, systemd-resolved asks its servers, which an event and the status tell. A kill switch
+// holds the questions back.
+func TestResolvedClaims(t *testing.T) {
+	t.Parallel()
+	const stub = "127.0.0.53:53"
+	for name, tc := range map[string]struct {
+		domains []string // of the other link
+		claimed string
+		all     bool
+		kill    *system.KillSwitch
+		asked   bool // outside
+	}{
+		"other":            {[]string{"home.example", "~.", "evilcorp.example"}, "", false, nil, false},
+		"same":             {[]string{"corp.example"}, "corp.example", false, nil, true},
+		"longer":           {[]string{"home.example", "~git.corp.example"}, "git.corp.example", false, nil, true},
+		"all":              {[]string{"~."}, ".", true, nil, true},
+		"kill switch":      {[]string{"~git.corp.example"}, "git.corp.example", false, &system.KillSwitch{}, false},
+		"all, kill switch": {[]string{"~."}, ".", true, &system.KillSwitch{}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.teach()
+			d := resolved.Start(t, w.client)
+			d.Control("dns", w.clientIf, outsideDNS.Addr().String())
+			d.Control("default-route", w.clientIf, "yes")
+			cfg := w.config()
+			cfg.DNS.Bus, cfg.DNS.Backend, cfg.KillSwitch = d.Address, resolver.Resolved, tc.kill
+			s := w.open(cfg)
+			k := w.attach(s, lease(func(l *transport.Lease) {
+				l.Include, l.TunnelAllDNS = prefixes("172.16.0.0/12"), tc.all
+			}))
+			told := func() (what []string) {
+				for _, e := range s.Status().Events {
+					if e.Kind == system.EventResolver {
+						what = append(what, e.What)
+					}
+				}
+				return what
+			}
+			if c := s.Status().Resolver.Claims; len(c) > 0 || len(told()) > 0 {
+				t.Errorf("nobody claims anything: %v, %q", c, told())
+			}
+			if got := w.query(stub, "git.corp.example", false); got != "172.20.1.1" {
+				t.Errorf("git.corp.example is %s", got)
+			}
+			d.Control(append([]string{"domain", w.clientIf}, tc.domains...)...)
+			// Systemd-resolved does not tell of domains; a change of the network has it asked at once.
+			w.client.IP("addr", "add", "192.168.9.2/24", "dev", w.clientIf)
+			if tc.claimed != "" {
+				eventually(t, 5*time.Second, "the event", func() bool { return len(told()) > 0 })
+				what, c := told(), s.Status().Resolver.Claims
+				if len(c) != 1 || c[0].Domain != tc.claimed || len(what) != 1 || strings.Contains(what[0], "kill switch") != (tc.kill != nil) {
+					t.Errorf("claims %v, events %q", c, what)
+				}
+			}
+			asked := "git.corp.example"
+			if tc.all {
+				asked = "www.example.org"
+			}
+			d.Control("flush-caches")
+			w.query(stub, asked, false)
+			if outside := slices.Contains(w.outside.heard(), asked); outside != tc.asked {
+				t.Errorf("%s was asked for outside: %v, want %v", asked, outside, tc.asked)
+			}
+			d.Control("domain", w.clientIf, "")
+			w.client.IP("addr", "del", "192.168.9.2/24", "dev", w.clientIf)
+			eventually(t, 5*time.Second, "the status is without claims", func() bool { return len(s.Status().Resolver.Claims) == 0 })
+			if tc.claimed != "" {
+				eventually(t, time.Second, "another event", func() bool { return len(told()) == 2 })
+			} else if what := told(); len(what) > 0 {
+				t.Errorf("events %q", what)
+			}
+			k.close()
+		})
 	}
 }
 

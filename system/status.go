@@ -100,6 +100,9 @@ type ResolverStatus struct {
 	// them where that begins with "*.".
 	Closed  bool     `json:"closed,omitempty"`
 	Leaving []string `json:"leaving,omitempty"`
+	// Claims are domains of the tunnel that other links of systemd-resolved have as well. It asks their servers for the names there, past
+	// the tunnel, and only a kill switch holds such questions back.
+	Claims []resolver.Claim `json:"claims,omitempty"`
 	// Proxy are the counters of the proxy.
 	Proxy *dns.Stats `json:"proxy,omitempty"`
 }
@@ -246,6 +249,7 @@ func (n *names) status(set host.Settings) ResolverStatus {
 	}
 	if c, ok := set.Resolver.(resolver.Config); ok {
 		r.Backend, r.Reason, r.Servers = n.backend.String(), n.reason, slices.Clone(c.Servers)
+		r.Claims, _ = n.t.s.resolver.Claims()
 	}
 	if len(n.upstreams) > 0 {
 		r.Outside, r.Upstreams = nil, slices.Clone(n.t.s.cfg.DNS.Upstreams)

@@ -26,6 +26,7 @@ import (
 	"culvert.example/vpn/flow/health"
 	"culvert.example/vpn/host"
 	"culvert.example/vpn/host/firewall"
+	hostresolver "culvert.example/vpn/host/resolver"
 	"culvert.example/vpn/policy/decision"
 	"culvert.example/vpn/system"
 )
@@ -214,12 +215,22 @@ func TestMachineReport(t *testing.T) {
 	someNames := noNames
 	someNames.Leaving = []string{"*.cdn.example", "a.example"}
 	walled.Resolver, leaving.Resolver = &noNames, &someNames
+	claimed, held := reportOf(&tunnel, machine), reportOf(&tunnel, machine)
+	claims := *claimed.Resolver
+	claims.Claims = []hostresolver.Claim{{Domain: "git.corp.example", Link: "eth0"}, {Domain: "."}}
+	claimed.Resolver, held.Resolver = &claims, &claims
+	off := *claimed.KillSwitch
+	off.Mode = system.FirewallOff
+	claimed.KillSwitch = &off
 	wall := *locked.KillSwitch
 	wall.Locked = true
 	locked.KillSwitch = &wall
 	for want, r := range map[string]machineReport{
-		"corp.example from 10.0.0.53\n             others are not asked for, because of the kill switch\n":                          walled,
-		"             *.cdn.example, a.example from 192.0.2.53:53\n             others are not asked for, because of the kill":      leaving,
+		"corp.example from 10.0.0.53\n             others are not asked for, because of the kill switch\n":                     walled,
+		"             *.cdn.example, a.example from 192.0.2.53:53\n             others are not asked for, because of the kill": leaving,
+		"             it runs\n             warning: eth0 claims names below git.corp.example too, so that they are asked for OUTSIDE; prevent that by a kill switch (--always-on), or where it was set (resolvectl domain eth0)\n" +
+			"             warning: systemd-resolved as a whole claims all names too, so that": claimed,
+		"warning: eth0 claims names below git.corp.example too, which the kill switch keeps from being asked for there (resolvectl domain eth0)\n": held,
 		"Kill switch  tunnel, locked when the tunnel fails\n":                                                                       locked,
 		"Outside      10.9.0.0/16 (1200 in all)\n             all flows come to culvert, and each is judged by this as it begins\n": flow,
 		"): panic\n             warning: the content filter is NOT in force on the packet path\n":                                   filtered,

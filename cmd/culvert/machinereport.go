@@ -213,7 +213,7 @@ func (r *machineReport) print(p *page, now time.Time) error {
 		p.routes(r.Routes)
 	}
 	if r.Resolver != nil {
-		p.names(r.Resolver)
+		p.names(r.Resolver, r.KillSwitch != nil && r.KillSwitch.Mode == system.FirewallTunnel)
 	}
 	if k := r.KillSwitch; k != nil && k.Mode != "" {
 		text := k.Mode
@@ -323,7 +323,8 @@ func some(ps []netip.Prefix, n int) string {
 // notAsked is what becomes of names that a kill switch keeps on the machine.
 const notAsked = "are not asked for, because of the kill switch"
 
-func (p *page) names(r *system.ResolverStatus) {
+// names tells who is asked for names. Walled says that the kill switch is in force.
+func (p *page) names(r *system.ResolverStatus, walled bool) {
 	domains := slices.Compact(slices.Sorted(slices.Values(r.Domains))) // one may be split and searched
 	switch {
 	case len(r.Inside) == 0 && r.Closed:
@@ -360,6 +361,20 @@ func (p *page) names(r *system.ResolverStatus) {
 	}
 	p.line("Resolver", "%s asks %s%s", r.Backend, join(r.Servers), by)
 	p.line("", "%s", r.Reason)
+	for _, c := range r.Claims {
+		name, link, look := "names below "+c.Domain, c.Link, "resolvectl domain "+c.Link
+		if c.Domain == "." {
+			name = "all names"
+		}
+		if link == "" {
+			link, look = "systemd-resolved as a whole", "resolved.conf"
+		}
+		if walled {
+			p.line("", "warning: %s claims %s too, which the kill switch keeps from being asked for there (%s)", link, name, look)
+		} else {
+			p.line("", "warning: %s claims %s too, so that they are asked for OUTSIDE; prevent that by a kill switch (--always-on), or where it was set (%s)", link, name, look)
+		}
+	}
 }
 
 func (p *page) dataPath(d *dataPathReport, now time.Time) {

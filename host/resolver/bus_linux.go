@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -297,21 +298,26 @@ func (b *bus) property(ctx context.Context, name string, to any) error {
 	return nil
 }
 
-// upstreamLinks returns the servers and search domains of all links but one, and the global ones.
-func upstreamLinks(ctx context.Context, address string, skip int) (Upstream, error) {
-	b, err := connect(ctx, address)
+// upstreamLinks returns the servers and search domains of all links but ours, and the global ones. It is called with r.mu held.
+func (r *Resolver) upstreamLinks(ctx context.Context) (Upstream, error) {
+	b, err := connect(ctx, r.opts.Bus)
 	if err != nil {
 		return Upstream{}, err
 	}
 	defer b.close()
+	skip := 0
+	if r.link != nil {
+		skip = r.link.Index
+		r.lookAtOthers(ctx, b)
+	}
 	var u Upstream
-	var servers []globalServerMessage
-	if err := b.property(ctx, "DNSEx", &servers); err != nil {
+	servers, err := b.otherServers(ctx, skip)
+	if err != nil {
 		return u, err
 	}
 	for _, m := range servers {
 		a, ok := addrPort(m.Address, m.Port)
-		if !ok || skip != 0 && m.Index == int32(skip) {
+		if !ok {
 			continue
 		}
 		if a.Addr().IsLinkLocalUnicast() && a.Addr().Is6() && m.Index > 0 {
@@ -320,11 +326,13 @@ func upstreamLinks(ctx context.Context, address string, skip int) (Upstream, err
 		u.Servers = append(u.Servers, a)
 	}
 	domains, err := b.otherDomains(ctx, skip)
-	for _, d := range domains {
-		if !strings.HasPrefix(d, "~") {
-			u.Search = append(u.Search, d)
+	var search []string
+	for _, m := range domains {
+		if !m.Routing {
+			search = append(search, m.Name)
 		}
 	}
+	u.Search = searchable(search)
 	return u, err
 }
 
@@ -336,21 +344,67 @@ func zone(index int) string {
 	return strconv.Itoa(index)
 }
 
+// otherServers returns the servers that other links than one have, or the machine as a whole.
+func (b *bus) otherServers(ctx context.Context, index int) ([]globalServerMessage, error) {
+	var all []globalServerMessage
+	if err := b.property(ctx, "DNSEx", &all); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(m globalServerMessage) bool { return index != 0 && m.Index == int32(index) }), nil
+}
+
 // otherDomains returns the domains that other links than one claim, or the machine as a whole.
-func (b *bus) otherDomains(ctx context.Context, index int) ([]string, error) {
+func (b *bus) otherDomains(ctx context.Context, index int) ([]globalDomainMessage, error) {
 	var all []globalDomainMessage
 	if err := b.property(ctx, "Domains", &all); err != nil {
 		return nil, err
 	}
-	var out []string
-	for _, m := range all {
-		if index != 0 && m.Index == int32(index) {
-			continue
-		}
-		if m.Routing {
-			m.Name = "~" + m.Name
-		}
-		out = append(out, m.Name)
+	return slices.DeleteFunc(all, func(m globalDomainMessage) bool { return index != 0 && m.Index == int32(index) }), nil
+}
+
+// asks reports whether questions go to the servers of a link, as they do while it has some and is up. Where that is not known they may.
+func (b *bus) asks(ctx context.Context, index int32) bool {
+	var path dbus.ObjectPath
+	if err := b.call(ctx, []any{&path}, "GetLink", index); err != nil {
+		return !noSuchLink(err)
 	}
-	return out, nil
+	var v dbus.Variant
+	if err := b.callAt(ctx, path, []any{&v}, properties+".Get", resolvedLink, "ScopesMask"); err != nil {
+		return true
+	}
+	const unicast = 1 // org.freedesktop.resolve1(5)
+	mask, ok := v.Value().(uint64)
+	return !ok || mask&unicast != 0
+}
+
+// lookAtOthers takes in what other links claim of the one in force. It is called with r.mu held.
+func (r *Resolver) lookAtOthers(ctx context.Context, b *bus) {
+	servers, err := b.otherServers(ctx, r.link.Index)
+	if err != nil {
+		r.log.Debug("cannot tell which servers other links have", "err", err)
+		return
+	}
+	domains, err := b.otherDomains(ctx, r.link.Index)
+	if err != nil {
+		r.log.Debug("cannot tell which domains other links claim", "err", err)
+		return
+	}
+	var theirs []Claim
+	asks := make(map[int32]bool)
+	for _, m := range servers {
+		if _, known := asks[m.Index]; !known {
+			asks[m.Index] = m.Index == 0 || b.asks(ctx, m.Index)
+		}
+	}
+	for _, m := range domains {
+		if !asks[m.Index] {
+			continue // nobody is asked for these names
+		}
+		c := Claim{Domain: m.Name}
+		if m.Index > 0 {
+			c.Link = zone(int(m.Index))
+		}
+		theirs = append(theirs, c)
+	}
+	r.claimedBy(r.link.want.claimed(theirs))
 }

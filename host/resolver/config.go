@@ -33,8 +33,8 @@ type Config struct {
 	// Default sends names to Servers that no domain of any link claims.
 	Default bool
 
-	// TunnelAll sends every name to Servers, and implies Default. Systemd-resolved prefers a link that claims a longer suffix;
-	// where there is one, a warning is logged, and only a firewall keeps such names inside.
+	// TunnelAll sends every name to Servers, and implies Default. Systemd-resolved prefers a link that claims a longer suffix: see
+	// [Resolver.Claims].
 	TunnelAll bool
 
 	// Fallback keeps the servers that resolv.conf named before, behind ours, for when ours do not answer. Inside names then

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -605,5 +606,18 @@ func TestAtomicFile(t *testing.T) {
 		}
 		close(stop)
 		reader.Wait()
+	}
+}
+
+// TestUpstreamSearch: what a search list has beside domains is left out.
+func TestUpstreamSearch(t *testing.T) {
+	m := newMachine(t)
+	for line, want := range map[string][]string{
+		"search .": nil, "domain .": nil, "search home.example. . b@d.example HOME.example lab.example": {"home.example", "lab.example"},
+	} {
+		m.write("resolv.conf", "nameserver 192.0.2.1\n"+line+"\n")
+		if u, err := m.resolver().Upstream(t.Context()); err != nil || !slices.Equal(u.Search, want) {
+			t.Errorf("%s: %q, %v", line, u.Search, err)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -37,6 +38,29 @@ func settingsOf(cfg Config) linkSettings {
 		s.Domains = append(s.Domains, "~.")
 	}
 	return s
+}
+
+// claimed returns those of the domains of others that are among ours or below them: systemd-resolved asks whoever claims the longest
+// suffix of a name, and all of them where several do.
+func (s linkSettings) claimed(theirs []Claim) (claims []Claim) {
+	bare := func(d string) string { return strings.ToLower(strings.Trim(strings.TrimPrefix(d, "~"), ".")) }
+	for _, c := range theirs {
+		c.Domain = bare(c.Domain)
+		if !slices.ContainsFunc(s.Domains, func(d string) bool {
+			d = bare(d)
+			return d == "" || c.Domain == d || strings.HasSuffix(c.Domain, "."+d)
+		}) {
+			continue
+		}
+		if c.Domain == "" {
+			c.Domain = "."
+		}
+		claims = append(claims, c)
+	}
+	slices.SortFunc(claims, func(a, b Claim) int {
+		return cmp.Or(strings.Compare(a.Link, b.Link), strings.Compare(a.Domain, b.Domain))
+	})
+	return slices.Compact(claims)
 }
 
 // untouched reports whether nobody has set servers or domains.

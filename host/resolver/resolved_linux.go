@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -34,6 +33,7 @@ func (r *Resolver) applyLink(ctx context.Context, cfg Config, record func([]byte
 		next.linkUndo = old.linkUndo
 		if now.equal(next.want) {
 			r.link = next
+			r.lookAtOthers(ctx, b)
 			return nil
 		}
 	}
@@ -51,15 +51,9 @@ func (r *Resolver) applyLink(ctx context.Context, cfg Config, record func([]byte
 		b.restore(context.WithoutCancel(ctx), cfg.Index, now)
 		return err
 	}
-	if cfg.TunnelAll {
-		others, err := b.otherDomains(ctx, cfg.Index)
-		others = slices.DeleteFunc(others, func(d string) bool { return d == "~." })
-		if err == nil && len(others) > 0 {
-			r.log.Warn("other links claim domains, whose names do not go through the tunnel", "domains", strings.Join(others, " "))
-		}
-	}
 	old := r.link
 	r.link = next
+	r.lookAtOthers(ctx, b)
 	if old != nil && old.Index != cfg.Index {
 		if err := r.undoLink(ctx, old.undo()); err != nil {
 			r.log.Warn("undoing the settings of the former device failed", "device", old.Device, "err", err)
@@ -172,6 +166,7 @@ func (r *Resolver) inspectLink(ctx context.Context, b *bus, policy Policy, resta
 	if s == nil || b.runs(ctx) != nil {
 		return Event{}, false
 	}
+	r.lookAtOthers(ctx, b)
 	e := Event{Time: time.Now(), Backend: Resolved}
 	now, err := b.settings(ctx, s.Index)
 	switch {

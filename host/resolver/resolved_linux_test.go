@@ -380,3 +380,79 @@ func TestResolvedUnused(t *testing.T) {
 		t.Errorf("Undo = %v, and left %q", err, w.read())
 	}
 }
+
+// TestResolvedClaims has another link claim what is ours: systemd-resolved then asks its servers too, or these alone, and that is told.
+func TestResolvedClaims(t *testing.T) {
+	leak.Check(t)
+	w := newWorld(t)
+	r := w.resolver()
+	r.look = 100 * time.Millisecond
+	split := Config{Device: w.tun, Servers: addrPorts(inside + ":53"), Search: []string{"corp.example"}, Routes: []string{"lab.example"}}
+	w.apply(r, split)
+	watch(t, r, Report, w.record)
+	expect := func(what string, want ...string) {
+		t.Helper()
+		var got []string
+		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
+			claims, changed := r.Claims()
+			got = nil
+			for _, c := range claims {
+				got = append(got, c.Domain)
+			}
+			if slices.Equal(got, want) {
+				return
+			}
+			select {
+			case <-changed:
+			case <-time.After(time.Second):
+			}
+		}
+		t.Errorf("%s: claimed are %q, want %q", what, got, want)
+	}
+	expect("at home")
+	w.goes("git.corp.example", true)
+
+	w.daemon.Control("domain", w.uplink, "home.example", "~git.corp.example")
+	expect("a longer domain", "git.corp.example")
+	w.goes("git.corp.example", false)
+	w.goes("www.corp.example", true)
+
+	w.daemon.Control("domain", w.uplink, "Lab.Example", "~evilcorp.example", "~.")
+	expect("the same domain", "lab.example")
+	w.in.names()
+	w.out.names()
+	w.daemon.Control("query", "--cache=no", "--legend=no", "-4", "a.lab.example")
+	if in, out := w.in.names(), w.out.names(); len(in) == 0 || len(out) == 0 {
+		t.Errorf("where two links have the same domain, %q was asked inside and %q outside", in, out)
+	}
+
+	w.apply(r, Config{Device: w.tun, Servers: addrPorts(inside + ":53"), TunnelAll: true})
+	expect("where all names are ours", ".", "evilcorp.example", "lab.example")
+	w.daemon.Control("dns", w.uplink, "")
+	expect("without a server")
+	w.daemon.Control("dns", w.uplink, outside)
+	expect("with a server again", ".", "evilcorp.example", "lab.example")
+	w.pc.IP("link", "set", w.uplink, "down")
+	expect("a link that is down")
+	w.pc.IP("link", "set", w.uplink, "up")
+	expect("a link that is up again", ".", "evilcorp.example", "lab.example")
+	w.daemon.Control("domain", w.uplink, "")
+	expect("without a domain")
+	w.daemon.Control("domain", w.uplink, "~.")
+	w.do(func() {
+		if _, err := r.Upstream(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+	if claims, _ := r.Claims(); !slices.Equal(claims, []Claim{{".", w.uplink}}) {
+		t.Errorf("claims %+v", claims)
+	}
+	w.do(func() {
+		for i := len(w.journal) - 1; i >= 0; i-- {
+			if err := r.Undo(t.Context(), w.journal[i]); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	expect("without the tunnel")
+}

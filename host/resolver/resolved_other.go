@@ -17,7 +17,7 @@ func (r *Resolver) applyLink(ctx context.Context, _ Config, _ func([]byte) error
 
 func (r *Resolver) undoLink(ctx context.Context, _ linkUndo) error { return resolvedRuns(ctx, "") }
 
-func upstreamLinks(ctx context.Context, _ string, _ int) (Upstream, error) {
+func (r *Resolver) upstreamLinks(ctx context.Context) (Upstream, error) {
 	return Upstream{}, resolvedRuns(ctx, "")
 }
 

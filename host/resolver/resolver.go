@@ -32,6 +32,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -106,6 +107,10 @@ type Resolver struct {
 	link *linkState
 	file *fileState
 	done map[string]bool // ids of files that Undo has restored
+
+	claiming sync.Mutex // taken after mu
+	claims   []Claim
+	changed  chan struct{} // closed when claims change
 }
 
 // New returns a Resolver.
@@ -120,7 +125,7 @@ func New(o Options) *Resolver {
 		o.Switch = "/etc/nsswitch.conf"
 	}
 	const look = 10 * time.Second
-	r := &Resolver{opts: o, log: o.Logger, look: look, done: make(map[string]bool)}
+	r := &Resolver{opts: o, log: o.Logger, look: look, done: make(map[string]bool), changed: make(chan struct{})}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
@@ -208,6 +213,7 @@ func (r *Resolver) Apply(ctx context.Context, cfg Config, record func(undo []byt
 	}
 	if old := r.link; old != nil && backend == File {
 		r.link = nil
+		r.claimedBy(nil)
 		err = r.undoLink(ctx, old.undo())
 	}
 	if err != nil {
@@ -242,6 +248,7 @@ func (r *Resolver) Undo(ctx context.Context, undo []byte) error {
 		err = r.undoLink(ctx, *rec.Link)
 		if (err == nil || errors.Is(err, ErrChanged)) && r.link != nil && r.link.Index == rec.Link.Index {
 			r.link = nil
+			r.claimedBy(nil)
 		}
 		return err
 	}
@@ -252,11 +259,45 @@ func (r *Resolver) Undo(ctx context.Context, undo []byte) error {
 	return err
 }
 
+// A Claim is a domain of the tunnel, or one below such a domain, that another link of systemd-resolved has as well. That asks the servers
+// of the link for the names there: in the place of ours for a domain below, and beside ours for the same one. No setting of our
+// link prevents it, since the longest suffix of a name decides, and all links that have it are asked; a firewall does, or whoever has
+// set the domain.
+type Claim struct {
+	// Domain is the domain, "." for all names.
+	Domain string `json:"domain"`
+	// Link is the interface that has it. It is empty for the servers of the machine as a whole (resolved.conf(5)).
+	Link string `json:"link,omitempty"`
+}
+
+// Claims returns what other links claimed of the Config in force when that was last looked at: in Apply, in Upstream, and in Watch
+// whenever systemd-resolved tells of a change, and every ten seconds. The channel is closed when it has changed.
+func (r *Resolver) Claims() (claims []Claim, changed <-chan struct{}) {
+	r.claiming.Lock()
+	defer r.claiming.Unlock()
+	return slices.Clone(r.claims), r.changed
+}
+
+// claimedBy takes in what other links claim.
+func (r *Resolver) claimedBy(claims []Claim) {
+	r.claiming.Lock()
+	defer r.claiming.Unlock()
+	if slices.Equal(claims, r.claims) {
+		return
+	}
+	if len(claims) > 0 {
+		r.log.Warn("other links claim domains of the tunnel, so that others are asked for names there", "claims", claims)
+	}
+	r.claims = claims
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
 // Upstream is what this machine would ask without the tunnel.
 type Upstream struct {
 	// Servers are the DNS servers, the preferred one first. Link-local ones have a zone.
 	Servers []netip.AddrPort
-	// Search is the search list.
+	// Search is the search list, without what is no domain: a resolv.conf that is to have none says "search .", as those of containers do.
 	Search []string
 }
 
@@ -270,11 +311,7 @@ func (r *Resolver) Upstream(ctx context.Context) (Upstream, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if backend == Resolved {
-		skip := 0
-		if r.link != nil {
-			skip = r.link.Index
-		}
-		return upstreamLinks(ctx, r.opts.Bus, skip)
+		return r.upstreamLinks(ctx)
 	}
 	var b []byte
 	if r.file != nil {
@@ -286,11 +323,21 @@ func (r *Resolver) Upstream(ctx context.Context) (Upstream, error) {
 	if err != nil {
 		return Upstream{}, err
 	}
-	u := Upstream{Search: conf.Search}
+	u := Upstream{Search: searchable(conf.Search)}
 	for _, a := range conf.Servers {
 		u.Servers = append(u.Servers, netip.AddrPortFrom(a, 53))
 	}
 	return u, nil
+}
+
+// searchable returns those of the words of a search list that are domains.
+func searchable(words []string) (search []string) {
+	for _, w := range words {
+		if d, err := domain(w); err == nil && !slices.Contains(search, d) {
+			search = append(search, d)
+		}
+	}
+	return search
 }
 
 // Watch tells report when another program changes the settings in force, and puts them back if the policy is Repair; it is also
