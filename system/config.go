@@ -78,8 +78,9 @@ type Config struct {
 	// Heal says what becomes of our routes, resolver settings and firewall rules that other programs change.
 	Heal Heal
 
-	// OnEvent is told of what happens to the machine, one call at a time, from a goroutine of the System. It must
-	// return soon and must not call the System. Nil ignores it; the latest events are in the [Status] as well.
+	// OnEvent is told of what happens to the machine, in that order and one call at a time. Nothing else waits for it: while a call lasts,
+	// up to 256 events are kept for it, and those that come then are counted and told as one event of kind [EventMissed]. It may call the
+	// System, but not its Close, which waits for it. Nil ignores events; the latest are in the [Status] as well.
 	OnEvent func(Event)
 
 	// OnFlow is told of the flows that a rule of the Filter has noted, a few each second at most, by several goroutines. It must not wait.

@@ -132,7 +132,8 @@ func (s *System) apply(ctx context.Context) error {
 }
 
 // Close undoes all changes of the machine, except that a kill switch stays that is locked or that policy demands; see
-// [System.Enforce]. Tunnels that use the System fail. It returns what could not be undone; that stays in the journal.
+// [System.Enforce]. Tunnels that use the System fail. It returns what could not be undone; that stays in the journal. When that is
+// done, it waits for OnEvent, but for no longer than 3 seconds.
 func (s *System) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -161,5 +162,8 @@ func (s *System) Close() error {
 		errs = append(errs, s.surface.Close())
 	}
 	s.closePlaces()
+	if left := s.events.close(tellTime); left > 0 {
+		s.log.Warn("events were not told, since those before them were not taken in time", "events", left)
+	}
 	return errors.Join(errs...)
 }
