@@ -238,6 +238,9 @@ type KillSwitch struct {
 
 // A Configurator configures the machine for a tunnel in the place of this package, as a vpnc-script does. The network
 // interface exists while its methods run, and packets flow when Connect has returned. Its methods are called one at a time.
+//
+// How long they may take is its own business: the end of the tunnel waits for Disconnect, whose context does not end. That of Connect
+// ends with that of the Attach or when the System is closed, that of Reconnect when the tunnel ends.
 type Configurator interface {
 	// Connect makes the machine use the tunnel. If it fails, so does the Attach, after a Disconnect.
 	Connect(ctx context.Context, c Connection) error

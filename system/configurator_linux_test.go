@@ -18,6 +18,7 @@ import (
 type script struct {
 	host  *netns.Host
 	fails bool
+	takes time.Duration // to reconnect and to disconnect
 
 	mu    sync.Mutex
 	calls []string
@@ -48,11 +49,21 @@ func (s *script) Connect(_ context.Context, c system.Connection) error {
 func (s *script) Reconnecting(_ context.Context, c system.Connection) error {
 	return s.called("attempt-reconnect", c)
 }
-func (s *script) Reconnect(_ context.Context, c system.Connection) error {
-	return s.called("reconnect", c)
+func (s *script) Reconnect(ctx context.Context, c system.Connection) error {
+	return s.slowly(ctx, "reconnect", c)
 }
-func (s *script) Disconnect(_ context.Context, c system.Connection) error {
-	return s.called("disconnect", c)
+func (s *script) Disconnect(ctx context.Context, c system.Connection) error {
+	return s.slowly(ctx, "disconnect", c)
+}
+
+func (s *script) slowly(ctx context.Context, what string, c system.Connection) error {
+	select {
+	case <-time.After(s.takes):
+		return s.called(what, c)
+	case <-ctx.Done():
+		s.called(what+" was broken off", c)
+		return ctx.Err()
+	}
 }
 
 func (s *script) list() []string {
@@ -85,6 +96,34 @@ func TestConfigurator(t *testing.T) {
 	if _, err := w.tryAttach(s, l); err == nil {
 		t.Error("a tunnel in spite of a script that failed")
 	}
+	if after := w.state(); after != before {
+		t.Errorf("the machine was\n%s\nand is\n%s", before, after)
+	}
+}
+
+// A Configurator may take longer than the changes of this package may, which are made in full after it.
+func TestSlowConfigurator(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	before := w.state()
+	c := &script{host: w.client, takes: 3 * time.Second}
+	cfg := w.config()
+	cfg.Configurator = c
+	cfg.KillSwitch = &system.KillSwitch{Open: true, Reject: true}
+	s := w.open(cfg)
+	system.SetApplyTime(s, 2*time.Second)
+	l := lease(func(l *transport.Lease) { l.Include = prefixes("203.0.113.0/24") })
+	k := w.attach(s, l)
+	w.expect(map[string]string{"172.20.1.1": "inside", "203.0.113.80": "nowhere"})
+	k.device.Changed(vpn.Reconnecting, l)
+	eventually(t, time.Second, "it is told of the interruption", func() bool { return len(c.list()) > 2 })
+	k.device.Changed(vpn.Connected, l)
+	eventually(t, 5*time.Second, "it is told of the end of it", func() bool { return len(c.list()) > 3 })
+	k.close()
+	if want := []string{"prepare", "connect", "attempt-reconnect", "reconnect", "disconnect"}; !slices.Equal(c.list(), want) {
+		t.Errorf("called: %v, want %v", c.list(), want)
+	}
+	w.expect(map[string]string{"203.0.113.80": "outside"})
 	if after := w.state(); after != before {
 		t.Errorf("the machine was\n%s\nand is\n%s", before, after)
 	}

@@ -353,7 +353,7 @@ func (t *tunnel) mend(found resolver.Event, again bool) {
 	case !again:
 		e.Err = resolver.ErrFight.Error()
 	default:
-		ctx, cancel := context.WithTimeout(t.ctx, applyTime)
+		ctx, cancel := context.WithTimeout(t.ctx, s.applyTime)
 		s.applying.Lock()
 		err := s.machine.Renew(ctx)
 		s.applying.Unlock()

@@ -34,6 +34,7 @@ type System struct {
 	made   []string      // directories that were not there before, the innermost first
 
 	interpose func(flow.Decider) flow.Decider // by tests, in front of the content filter
+	applyTime time.Duration                   // applyTime, or what tests make of it
 
 	machine  *host.Machine
 	surface  *host.Network // of the connections to the gateway; the machine's if shared
@@ -155,7 +156,7 @@ func (s *System) Close() error {
 	}
 	s.stop()
 	s.running.Wait()
-	ctx, cancel := context.WithTimeout(context.Background(), applyTime)
+	ctx, cancel := context.WithTimeout(context.Background(), s.applyTime)
 	defer cancel()
 	errs = append(errs, s.apply(ctx), s.machine.Close())
 	if !s.shared {

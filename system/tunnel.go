@@ -323,9 +323,9 @@ func (t *tunnel) work() {
 
 // do does a round of work.
 func (t *tunnel) do(todo work, state vpn.State) error {
-	ctx, cancel := context.WithTimeout(t.ctx, applyTime)
-	defer cancel()
 	s := t.s
+	ctx, cancel := context.WithTimeout(t.ctx, s.applyTime)
+	defer cancel()
 	s.mu.Lock()
 	lease := t.given
 	if t.noIPv6 {
@@ -350,13 +350,14 @@ func (t *tunnel) do(todo work, state vpn.State) error {
 		return err
 	}
 	if todo&workState != 0 {
-		t.tellConfigurator(ctx, state)
+		t.tellConfigurator(state)
 	}
 	return nil
 }
 
-// tellConfigurator tells a Configurator of an interruption, or its end.
-func (t *tunnel) tellConfigurator(ctx context.Context, state vpn.State) {
+// tellConfigurator tells a Configurator of an interruption, or its end. How long that takes is the Configurator's business, but the end of
+// the tunnel does not wait for it.
+func (t *tunnel) tellConfigurator(state vpn.State) {
 	c := t.s.cfg.Configurator
 	if c == nil {
 		return
@@ -367,11 +368,11 @@ func (t *tunnel) tellConfigurator(ctx context.Context, state vpn.State) {
 	t.s.mu.Unlock()
 	switch state {
 	case vpn.Connected:
-		err = c.Reconnect(ctx, now)
+		err = c.Reconnect(t.ctx, now)
 		t.script = now
 	case vpn.Reconnecting:
 		if i, ok := c.(Interrupted); ok {
-			err = i.Reconnecting(ctx, now)
+			err = i.Reconnecting(t.ctx, now)
 		}
 	}
 	if err != nil {
@@ -485,8 +486,6 @@ func (t *tunnel) detach() error {
 
 func (t *tunnel) end() error {
 	s := t.s
-	ctx, cancel := context.WithTimeout(context.Background(), applyTime)
-	defer cancel()
 	t.blame(net.ErrClosed)
 	t.cancel()
 	if sv := t.supervisor.Load(); sv != nil {
@@ -497,7 +496,8 @@ func (t *tunnel) end() error {
 		if last.Lease == nil {
 			last = t.connection(t.given)
 		}
-		if err := c.Disconnect(ctx, last); err != nil {
+		// What it does not come to undo stays on the machine, so that it has all the time that it gives itself.
+		if err := c.Disconnect(context.Background(), last); err != nil {
 			s.log.Warn("the configurator failed", "state", "disconnect", "err", err)
 		}
 	}
@@ -508,7 +508,9 @@ func (t *tunnel) end() error {
 		keep := t.bequeath()
 		s.mu.Unlock()
 		// While the device is still there: no packet of it finds another way for a moment.
+		ctx, cancel := context.WithTimeout(context.Background(), s.applyTime)
 		err = s.apply(ctx)
+		cancel()
 		keep()
 		s.wakeAllowed()
 	} else {
