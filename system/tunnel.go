@@ -35,7 +35,7 @@ type tunnel struct {
 	router *split.Learned
 	names  *names // nil if the resolver is left alone
 	link   vpn.SystemLink
-	script Connection // for a Configurator
+	script Connection // what a Configurator was told last; belongs to Attach, then to work, then to end
 
 	// For the flow path.
 	crossing   *crossing
@@ -63,6 +63,7 @@ type tunnel struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	running  sync.WaitGroup
+	worker   sync.WaitGroup // the goroutine of work, which calls the Configurator
 	closing  sync.Once
 	detached error
 
@@ -190,7 +191,7 @@ func (t *tunnel) attach(ctx context.Context) error {
 			return err
 		}
 	}
-	t.running.Go(t.work)
+	t.worker.Go(t.work)
 	if link := t.link; link.Roam != nil && link.Lease.Gateway.IsValid() {
 		t.running.Go(t.roam)
 	}
@@ -355,8 +356,8 @@ func (t *tunnel) do(todo work, state vpn.State) error {
 	return nil
 }
 
-// tellConfigurator tells a Configurator of an interruption, or its end. How long that takes is the Configurator's business, but the end of
-// the tunnel does not wait for it.
+// tellConfigurator tells a Configurator of an interruption, or its end. How long that takes is the Configurator's business, but at the end of
+// the tunnel it is asked to come to one as well.
 func (t *tunnel) tellConfigurator(state vpn.State) {
 	c := t.s.cfg.Configurator
 	if c == nil {
@@ -492,6 +493,8 @@ func (t *tunnel) end() error {
 		sv.Close()
 	}
 	if c := s.cfg.Configurator; c != nil && t.tun != nil {
+		// It may be told of something else just now.
+		t.worker.Wait()
 		last := t.script
 		if last.Lease == nil {
 			last = t.connection(t.given)
@@ -530,6 +533,7 @@ func (t *tunnel) end() error {
 	if t.owners != nil {
 		t.owners.Close()
 	}
+	t.worker.Wait()
 	t.running.Wait()
 	if err != nil {
 		return fmt.Errorf("system: undoing what the tunnel needed: %w", err)
