@@ -58,7 +58,8 @@ type tunnel struct {
 	intercepts bool // all destinations are routed to the device, for the flow path
 	in, out    []netip.Prefix
 
-	toldWhole bool // see tellWhole
+	toldWhole    bool     // see tellWhole
+	toldFiltered []string // see tellFiltered
 
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -180,6 +181,7 @@ func (t *tunnel) attach(ctx context.Context) error {
 	if err := t.apply(ctx); err != nil {
 		return err
 	}
+	t.tellFiltered()
 	if c := s.cfg.Configurator; c != nil {
 		if err := c.Connect(ctx, t.connection(t.lease)); err != nil {
 			return fmt.Errorf("system: configuring: %w", err)
@@ -349,6 +351,9 @@ func (t *tunnel) do(todo work, state vpn.State) error {
 	}
 	if err := t.apply(ctx); err != nil {
 		return err
+	}
+	if todo&(workLease|workNetwork) != 0 {
+		t.tellFiltered()
 	}
 	if todo&workState != 0 {
 		t.tellConfigurator(state)
