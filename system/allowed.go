@@ -103,7 +103,7 @@ func (s *System) askAllowed(ctx context.Context) {
 	if same {
 		return
 	}
-	ctx, cancel = context.WithTimeout(ctx, applyTime)
+	ctx, cancel = context.WithTimeout(ctx, s.applyTime)
 	defer cancel()
 	if err := s.apply(ctx); err != nil && ctx.Err() == nil {
 		s.log.Warn("the addresses of allowed hosts do not pass the kill switch", "err", err)

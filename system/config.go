@@ -78,8 +78,9 @@ type Config struct {
 	// Heal says what becomes of our routes, resolver settings and firewall rules that other programs change.
 	Heal Heal
 
-	// OnEvent is told of what happens to the machine, one call at a time, from a goroutine of the System. It must
-	// return soon and must not call the System. Nil ignores it; the latest events are in the [Status] as well.
+	// OnEvent is told of what happens to the machine, in that order and one call at a time. Nothing else waits for it: while a call lasts,
+	// up to 256 events are kept for it, and those that come then are counted and told as one event of kind [EventMissed]. It may call the
+	// System, but not its Close, which waits for it. Nil ignores events; the latest are in the [Status] as well.
 	OnEvent func(Event)
 
 	// OnFlow is told of the flows that a rule of the Filter has noted, a few each second at most, by several goroutines. It must not wait.
@@ -237,6 +238,9 @@ type KillSwitch struct {
 
 // A Configurator configures the machine for a tunnel in the place of this package, as a vpnc-script does. The network
 // interface exists while its methods run, and packets flow when Connect has returned. Its methods are called one at a time.
+//
+// How long they may take is its own business: the end of the tunnel waits for Disconnect, whose context does not end. That of Connect
+// ends with that of the Attach or when the System is closed, that of Reconnect when the tunnel ends.
 type Configurator interface {
 	// Connect makes the machine use the tunnel. If it fails, so does the Attach, after a Disconnect.
 	Connect(ctx context.Context, c Connection) error

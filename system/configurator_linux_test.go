@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 type script struct {
 	host  *netns.Host
 	fails bool
+	takes time.Duration // to reconnect and to disconnect
 
 	mu    sync.Mutex
 	calls []string
@@ -48,11 +50,21 @@ func (s *script) Connect(_ context.Context, c system.Connection) error {
 func (s *script) Reconnecting(_ context.Context, c system.Connection) error {
 	return s.called("attempt-reconnect", c)
 }
-func (s *script) Reconnect(_ context.Context, c system.Connection) error {
-	return s.called("reconnect", c)
+func (s *script) Reconnect(ctx context.Context, c system.Connection) error {
+	return s.slowly(ctx, "reconnect", c)
 }
-func (s *script) Disconnect(_ context.Context, c system.Connection) error {
-	return s.called("disconnect", c)
+func (s *script) Disconnect(ctx context.Context, c system.Connection) error {
+	return s.slowly(ctx, "disconnect", c)
+}
+
+func (s *script) slowly(ctx context.Context, what string, c system.Connection) error {
+	select {
+	case <-time.After(s.takes):
+		return s.called(what, c)
+	case <-ctx.Done():
+		s.called(what+" was broken off", c)
+		return ctx.Err()
+	}
 }
 
 func (s *script) list() []string {
@@ -93,5 +105,88 @@ func TestConfigurator(t *testing.T) {
 	}
 	if after := w.state(); after != before {
 		t.Errorf("the machine was\n%s\nand is\n%s", before, after)
+	}
+}
+
+// A Configurator may take longer than the changes of this package may, which are made in full after it.
+func TestSlowConfigurator(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	before := w.state()
+	c := &script{host: w.client, takes: 3 * time.Second}
+	cfg := w.config()
+	cfg.Configurator = c
+	cfg.KillSwitch = &system.KillSwitch{Open: true, Reject: true}
+	s := w.open(cfg)
+	system.SetApplyTime(s, 2*time.Second)
+	l := lease(func(l *transport.Lease) { l.Include = prefixes("203.0.113.0/24") })
+	k := w.attach(s, l)
+	w.expect(map[string]string{"172.20.1.1": "inside", "203.0.113.80": "nowhere"})
+	k.device.Changed(vpn.Reconnecting, l)
+	eventually(t, time.Second, "it is told of the interruption", func() bool { return len(c.list()) > 2 })
+	k.device.Changed(vpn.Connected, l)
+	eventually(t, 5*time.Second, "it is told of the end of it", func() bool { return len(c.list()) > 3 })
+	k.close()
+	if want := []string{"prepare", "connect", "attempt-reconnect", "reconnect", "disconnect"}; !slices.Equal(c.list(), want) {
+		t.Errorf("called: %v, want %v", c.list(), want)
+	}
+	w.expect(map[string]string{"203.0.113.80": "outside"})
+	if after := w.state(); after != before {
+		t.Errorf("the machine was\n%s\nand is\n%s", before, after)
+	}
+}
+
+// A deaf script does not hear that it is to come to an end, and counts how many calls it has at the same time.
+type deaf struct {
+	*script
+	begun, calls, most atomic.Int32
+}
+
+func (d *deaf) call(f func(context.Context, system.Connection) error, c system.Connection) error {
+	defer d.calls.Add(-1)
+	d.begun.Add(1)
+	d.most.Store(max(d.most.Load(), d.calls.Add(1)))
+	time.Sleep(300 * time.Millisecond)
+	return f(context.Background(), c)
+}
+
+func (d *deaf) Reconnecting(_ context.Context, c system.Connection) error {
+	return d.call(d.script.Reconnecting, c)
+}
+func (d *deaf) Reconnect(_ context.Context, c system.Connection) error {
+	return d.call(d.script.Reconnect, c)
+}
+func (d *deaf) Disconnect(_ context.Context, c system.Connection) error {
+	return d.call(d.script.Disconnect, c)
+}
+
+// The tunnel may end while a Configurator is being told of something. It is told of the end after that, and then of nothing more.
+func TestConfiguratorOneAtATime(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for what, end := range map[string]func(*system.System, *link){
+		"the tunnel": func(_ *system.System, k *link) { k.close() },
+		"the System": func(s *system.System, _ *link) {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		},
+	} {
+		d := &deaf{script: &script{host: w.client}}
+		cfg := w.config()
+		cfg.Configurator = d
+		s := w.open(cfg)
+		l := lease(nil)
+		k := w.attach(s, l)
+		k.device.Changed(vpn.Reconnecting, l)
+		eventually(t, time.Second, "it is told of the interruption", func() bool { return slices.Contains(d.list(), "attempt-reconnect") })
+		k.device.Changed(vpn.Connected, l)
+		eventually(t, time.Second, "it is told of the end of it", func() bool { return d.begun.Load() == 2 })
+		end(s, k)
+		k.close()
+		s.Close()
+		if want := []string{"prepare", "connect", "attempt-reconnect", "reconnect", "disconnect"}; !slices.Equal(d.list(), want) || d.most.Load() != 1 {
+			t.Errorf("%s ends: called: %v, want %v; %d at the same time", what, d.list(), want, d.most.Load())
+		}
 	}
 }

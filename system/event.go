@@ -25,6 +25,7 @@ const (
 	EventDataPath = "data-path" // packets take another way
 	EventLease    = "lease"     // the gateway has assigned something else
 	EventRoam     = "roam"      // the tunnel has moved to another network, or could not
+	EventMissed   = "missed"    // events were not told, since OnEvent was too slow
 )
 
 // An Event is something that happened to the machine.
@@ -38,15 +39,28 @@ type Event struct {
 	Err    string `json:"error,omitempty"`
 	// Asleep is how long the machine was suspended.
 	Asleep time.Duration `json:"asleep,omitempty"`
+	// Missed is how many events were not told.
+	Missed int `json:"missed,omitempty"`
 }
 
-// maxEvents is how many events are remembered.
-const maxEvents = 64
+const (
+	// maxEvents is how many events are remembered.
+	maxEvents = 64
+	// maxUntold is how many events wait for OnEvent.
+	maxUntold = 256
+	// tellTime is how long Close waits for OnEvent.
+	tellTime = 3 * time.Second
+)
 
-// events are what happened last.
+// events are what happened last, and what of it OnEvent has not been told yet.
 type events struct {
-	mu   sync.Mutex
-	last []Event
+	tell func(Event) // OnEvent, or nil
+
+	mu      sync.Mutex
+	last    []Event
+	untold  []Event       // the next at the start; one more than maxUntold if that is of kind EventMissed
+	telling chan struct{} // closed when the goroutine ends that tells; nil if there is none
+	over    bool          // nothing is told any more
 }
 
 func (l *events) list() []Event {
@@ -55,21 +69,81 @@ func (l *events) list() []Event {
 	return slices.Clone(l.last)
 }
 
+// add remembers an event and has it told. It does not wait for that: whoever adds it has a machine to look after.
+func (l *events) add(e Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.last) == maxEvents {
+		l.last = slices.Delete(l.last, 0, 1)
+	}
+	l.last = append(l.last, e)
+	if l.tell == nil || l.over {
+		return
+	}
+	switch n := len(l.untold); {
+	case n < maxUntold:
+		l.untold = append(l.untold, e)
+	case l.untold[n-1].Kind != EventMissed:
+		l.untold = append(l.untold, Event{Time: e.Time, Kind: EventMissed, Missed: 1})
+	default:
+		l.untold[n-1].Missed++
+	}
+	if l.telling == nil {
+		l.telling = make(chan struct{})
+		go l.run(l.telling)
+	}
+}
+
+// run tells what is untold, and closes done when there is nothing left.
+func (l *events) run(done chan struct{}) {
+	defer close(done)
+	for {
+		l.mu.Lock()
+		if len(l.untold) == 0 {
+			l.telling = nil
+			l.mu.Unlock()
+			return
+		}
+		e := l.untold[0]
+		l.untold = slices.Delete(l.untold, 0, 1)
+		l.mu.Unlock()
+		if e.Kind == EventMissed {
+			e.What = fmt.Sprintf("%d events were not told, since those before them were not taken in time", e.Missed)
+		}
+		l.tell(e)
+	}
+}
+
+// close waits until all is told, for most at most, and returns how many events are then left that nobody will be told of.
+func (l *events) close(most time.Duration) (left int) {
+	l.mu.Lock()
+	l.over = true
+	telling := l.telling
+	l.mu.Unlock()
+	if telling != nil {
+		timer := time.NewTimer(most)
+		defer timer.Stop()
+		select {
+		case <-telling:
+		case <-timer.C:
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range l.untold {
+		left += max(e.Missed, 1)
+	}
+	l.untold = nil
+	return left
+}
+
 // note remembers an event and tells of it.
 func (s *System) note(e Event) {
 	if e.Time.IsZero() {
 		e.Time = time.Now()
 	}
 	s.log.Info("event", "kind", e.Kind, "what", e.What, "healed", e.Healed, "err", e.Err)
-	s.events.mu.Lock()
-	defer s.events.mu.Unlock()
-	if len(s.events.last) == maxEvents {
-		s.events.last = slices.Delete(s.events.last, 0, 1)
-	}
-	s.events.last = append(s.events.last, e)
-	if s.cfg.OnEvent != nil {
-		s.cfg.OnEvent(e)
-	}
+	s.events.add(e)
 }
 
 // watch looks after the machine until the System is closed.
@@ -279,7 +353,7 @@ func (t *tunnel) mend(found resolver.Event, again bool) {
 	case !again:
 		e.Err = resolver.ErrFight.Error()
 	default:
-		ctx, cancel := context.WithTimeout(t.ctx, applyTime)
+		ctx, cancel := context.WithTimeout(t.ctx, s.applyTime)
 		s.applying.Lock()
 		err := s.machine.Renew(ctx)
 		s.applying.Unlock()

@@ -172,7 +172,7 @@ func (s *System) pass(known, gateway bool) error {
 	if passes {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), applyTime)
+	ctx, cancel := context.WithTimeout(context.Background(), s.applyTime)
 	defer cancel()
 	if err := s.apply(ctx); err != nil {
 		return fmt.Errorf("system: letting the tunnel through the kill switch: %w", err)

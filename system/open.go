@@ -133,7 +133,7 @@ func Open(ctx context.Context, cfg Config) (*System, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &System{cfg: cfg, log: cfg.Logger, since: time.Now()}
+	s := &System{cfg: cfg, log: cfg.Logger, since: time.Now(), applyTime: applyTime, events: events{tell: cfg.OnEvent}}
 	s.allowed.byName, s.allowed.wake = map[string][]netip.Prefix{}, make(chan struct{}, 1)
 	s.life, s.end = context.WithCancel(context.Background())
 	if cfg.Filter != nil {

@@ -14,12 +14,13 @@ import (
 // maxPeers bounds how many open connections are looked at.
 const maxPeers = 1 << 14
 
-// peers returns the addresses that programs of the place have TCP connections with.
+// peers returns the addresses that programs of the place have connections with. Those of UDP count too, since QUIC is made of them: a
+// socket that is not connected has no address there.
 func (p *place) peers() []netip.Addr {
 	var addrs []netip.Addr
 	p.do(func() error {
-		for _, name := range []string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"} {
-			if f, err := os.Open(name); err == nil {
+		for _, name := range []string{"tcp", "tcp6", "udp", "udp6"} {
+			if f, err := os.Open("/proc/thread-self/net/" + name); err == nil {
 				addrs = append(addrs, parsePeers(f)...)
 				f.Close()
 			}

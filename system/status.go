@@ -77,6 +77,9 @@ type RouteStatus struct {
 	// Table is the routing table and Mark the packet mark in use.
 	Table int    `json:"table,omitempty"`
 	Mark  uint32 `json:"mark,omitempty"`
+	// Filtered are the interfaces on which the kernel drops the answers to what leaves past the tunnel, since its reverse-path filter is
+	// strict there: the sysctl net.ipv4.conf.all.rp_filter=2 makes it loose.
+	Filtered []string `json:"filtered,omitempty"`
 }
 
 // A ResolverStatus tells who is asked for names.
@@ -205,7 +208,7 @@ func (s *System) Status() Status {
 	st.Device = t.device
 	st.Addresses, st.MTU, st.Gateways = slices.Clone(set.Addresses), set.MTU, slices.Clone(set.Gateways)
 	st.Routes = routeStatus(divided, learned)
-	st.Routes.Judged = judged
+	st.Routes.Judged, st.Routes.Filtered = judged, t.filtered()
 	if t.names != nil {
 		st.Resolver = t.names.status(set)
 	}

@@ -34,6 +34,7 @@ type System struct {
 	made   []string      // directories that were not there before, the innermost first
 
 	interpose func(flow.Decider) flow.Decider // by tests, in front of the content filter
+	applyTime time.Duration                   // applyTime, or what tests make of it
 
 	machine  *host.Machine
 	surface  *host.Network // of the connections to the gateway; the machine's if shared
@@ -132,7 +133,8 @@ func (s *System) apply(ctx context.Context) error {
 }
 
 // Close undoes all changes of the machine, except that a kill switch stays that is locked or that policy demands; see
-// [System.Enforce]. Tunnels that use the System fail. It returns what could not be undone; that stays in the journal.
+// [System.Enforce]. Tunnels that use the System fail. It returns what could not be undone; that stays in the journal. When that is
+// done, it waits for OnEvent, but for no longer than 3 seconds.
 func (s *System) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -154,12 +156,15 @@ func (s *System) Close() error {
 	}
 	s.stop()
 	s.running.Wait()
-	ctx, cancel := context.WithTimeout(context.Background(), applyTime)
+	ctx, cancel := context.WithTimeout(context.Background(), s.applyTime)
 	defer cancel()
 	errs = append(errs, s.apply(ctx), s.machine.Close())
 	if !s.shared {
 		errs = append(errs, s.surface.Close())
 	}
 	s.closePlaces()
+	if left := s.events.close(tellTime); left > 0 {
+		s.log.Warn("events were not told, since those before them were not taken in time", "events", left)
+	}
 	return errors.Join(errs...)
 }

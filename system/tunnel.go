@@ -35,7 +35,7 @@ type tunnel struct {
 	router *split.Learned
 	names  *names // nil if the resolver is left alone
 	link   vpn.SystemLink
-	script Connection // for a Configurator
+	script Connection // what a Configurator was told last; belongs to Attach, then to work, then to end
 
 	// For the flow path.
 	crossing   *crossing
@@ -58,11 +58,13 @@ type tunnel struct {
 	intercepts bool // all destinations are routed to the device, for the flow path
 	in, out    []netip.Prefix
 
-	toldWhole bool // see tellWhole
+	toldWhole    bool     // see tellWhole
+	toldFiltered []string // see tellFiltered
 
 	ctx      context.Context
 	cancel   context.CancelFunc
 	running  sync.WaitGroup
+	worker   sync.WaitGroup // the goroutine of work, which calls the Configurator
 	closing  sync.Once
 	detached error
 
@@ -179,6 +181,7 @@ func (t *tunnel) attach(ctx context.Context) error {
 	if err := t.apply(ctx); err != nil {
 		return err
 	}
+	t.tellFiltered()
 	if c := s.cfg.Configurator; c != nil {
 		if err := c.Connect(ctx, t.connection(t.lease)); err != nil {
 			return fmt.Errorf("system: configuring: %w", err)
@@ -190,7 +193,7 @@ func (t *tunnel) attach(ctx context.Context) error {
 			return err
 		}
 	}
-	t.running.Go(t.work)
+	t.worker.Go(t.work)
 	if link := t.link; link.Roam != nil && link.Lease.Gateway.IsValid() {
 		t.running.Go(t.roam)
 	}
@@ -323,9 +326,9 @@ func (t *tunnel) work() {
 
 // do does a round of work.
 func (t *tunnel) do(todo work, state vpn.State) error {
-	ctx, cancel := context.WithTimeout(t.ctx, applyTime)
-	defer cancel()
 	s := t.s
+	ctx, cancel := context.WithTimeout(t.ctx, s.applyTime)
+	defer cancel()
 	s.mu.Lock()
 	lease := t.given
 	if t.noIPv6 {
@@ -349,14 +352,18 @@ func (t *tunnel) do(todo work, state vpn.State) error {
 	if err := t.apply(ctx); err != nil {
 		return err
 	}
+	if todo&(workLease|workNetwork) != 0 {
+		t.tellFiltered()
+	}
 	if todo&workState != 0 {
-		t.tellConfigurator(ctx, state)
+		t.tellConfigurator(state)
 	}
 	return nil
 }
 
-// tellConfigurator tells a Configurator of an interruption, or its end.
-func (t *tunnel) tellConfigurator(ctx context.Context, state vpn.State) {
+// tellConfigurator tells a Configurator of an interruption, or its end. How long that takes is the Configurator's business, but at the end of
+// the tunnel it is asked to come to one as well.
+func (t *tunnel) tellConfigurator(state vpn.State) {
 	c := t.s.cfg.Configurator
 	if c == nil {
 		return
@@ -367,11 +374,11 @@ func (t *tunnel) tellConfigurator(ctx context.Context, state vpn.State) {
 	t.s.mu.Unlock()
 	switch state {
 	case vpn.Connected:
-		err = c.Reconnect(ctx, now)
+		err = c.Reconnect(t.ctx, now)
 		t.script = now
 	case vpn.Reconnecting:
 		if i, ok := c.(Interrupted); ok {
-			err = i.Reconnecting(ctx, now)
+			err = i.Reconnecting(t.ctx, now)
 		}
 	}
 	if err != nil {
@@ -485,19 +492,20 @@ func (t *tunnel) detach() error {
 
 func (t *tunnel) end() error {
 	s := t.s
-	ctx, cancel := context.WithTimeout(context.Background(), applyTime)
-	defer cancel()
 	t.blame(net.ErrClosed)
 	t.cancel()
 	if sv := t.supervisor.Load(); sv != nil {
 		sv.Close()
 	}
 	if c := s.cfg.Configurator; c != nil && t.tun != nil {
+		// It may be told of something else just now.
+		t.worker.Wait()
 		last := t.script
 		if last.Lease == nil {
 			last = t.connection(t.given)
 		}
-		if err := c.Disconnect(ctx, last); err != nil {
+		// What it does not come to undo stays on the machine, so that it has all the time that it gives itself.
+		if err := c.Disconnect(context.Background(), last); err != nil {
 			s.log.Warn("the configurator failed", "state", "disconnect", "err", err)
 		}
 	}
@@ -508,7 +516,9 @@ func (t *tunnel) end() error {
 		keep := t.bequeath()
 		s.mu.Unlock()
 		// While the device is still there: no packet of it finds another way for a moment.
+		ctx, cancel := context.WithTimeout(context.Background(), s.applyTime)
 		err = s.apply(ctx)
+		cancel()
 		keep()
 		s.wakeAllowed()
 	} else {
@@ -528,6 +538,7 @@ func (t *tunnel) end() error {
 	if t.owners != nil {
 		t.owners.Close()
 	}
+	t.worker.Wait()
 	t.running.Wait()
 	if err != nil {
 		return fmt.Errorf("system: undoing what the tunnel needed: %w", err)

@@ -21,6 +21,24 @@ func (m *machineFlags) configurator(a *app) (system.Configurator, error) {
 			return nil, usagef("--script and --%s exclude each other: the script configures the machine instead of this command", name)
 		}
 	}
+	// What a script cannot be told must not be taken for done, wherever it was said.
+	for _, f := range []struct {
+		name   string
+		values []string
+	}{{"include", m.include}, {"exclude", m.exclude}} {
+		if _, domains, err := destinations(f.name, f.values); err != nil {
+			return nil, err
+		} else if len(domains) > 0 {
+			return nil, usagef("--script and --%s %s exclude each other: a script is told networks, and only this command's DNS proxy learns the addresses of names",
+				f.name, oneLine(domains[0]))
+		}
+	}
+	if m.noDNS {
+		return nil, usagef("--script and --no-dns exclude each other: whether the machine's DNS servers are set is up to the script")
+	}
+	if m.noIPv6 {
+		return nil, usagef("--script and --no-ipv6-names exclude each other: DNS answers are left as they are without this command's DNS proxy")
+	}
 	path, args, err := script.Command(m.script)
 	if err != nil {
 		return nil, usagef("--script: %w", err)

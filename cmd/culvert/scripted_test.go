@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 
 	"culvert.example/vpn/split"
@@ -19,13 +20,25 @@ func TestScripted(t *testing.T) {
 	if err := os.WriteFile(file, []byte("#!/bin/sh\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"-s", file + ".not"}, {"-s", "'open"}, {"-s", file, "--heal", "all"}, {"-s", file, "--netns", "x"}} {
-		a, m := machineFlagsOf(t, args...)
-		if _, err := m.configurator(a); codeOf(err) != exitUsage {
-			t.Errorf("%q: %v", args, err)
+	for _, tc := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"-s", file + ".not"}, "--script"},
+		{[]string{"-s", "'open"}, "--script"},
+		{[]string{"-s", file, "--heal", "all"}, "--heal"},
+		{[]string{"-s", file, "--netns", "x"}, "--netns"},
+		{[]string{"-s", file, "--include", "10.0.0.0/8", "--include", "*.corp.example"}, "--include corp.example"},
+		{[]string{"-s", file, "--exclude", "corp.example"}, "--exclude corp.example"},
+		{[]string{"-s", file, "--no-dns"}, "--no-dns"},
+		{[]string{"-s", file, "--no-ipv6-names"}, "--no-ipv6-names"},
+	} {
+		a, m := machineFlagsOf(t, tc.args...)
+		if _, err := m.configurator(a); codeOf(err) != exitUsage || !strings.Contains(err.Error(), tc.says) {
+			t.Errorf("%q: %v", tc.args, err)
 		}
 	}
-	a, m := machineFlagsOf(t, "-s", file)
+	a, m := machineFlagsOf(t, "-s", file, "--include", "10.0.0.0/8", "--no-dns=false")
 	c, err := m.configurator(a)
 	if err != nil {
 		t.Fatal(err)
