@@ -30,6 +30,7 @@ type governor struct {
 	flows  map[uint64]*flow
 	recent *flow
 	offers []offer // nil, or synOffers of them
+	most   int     // how many are governed at most
 	review review
 	closed bool
 }
@@ -45,14 +46,15 @@ type offer struct {
 const (
 	// synOffers is how many SYNs are remembered, by their hash.
 	synOffers = 256
-	// maxGoverned is how many connections are governed at most. The others are left to the netstack.
+	// maxGoverned is how many connections are governed at most, those among them that wait for an answer or that the netstack has ended
+	// without a word. The others are left to the netstack.
 	maxGoverned = 1 << 15
 )
 
 func (g *governor) init(l *link) {
 	g.l, g.seed, g.start = l, maphash.MakeSeed(), time.Now()
 	g.flows = make(map[uint64]*flow)
-	g.review.pace = sweepPace
+	g.most, g.review.pace = maxGoverned, sweepPace
 }
 
 func (g *governor) now() time.Duration { return time.Since(g.start) }
@@ -134,10 +136,14 @@ func (g *governor) begin(key uint64, ip, tcp []byte, f *flow) {
 	}
 	g.forget(f)
 	_, sack := synOptions(tcp)
-	if !sack || len(g.flows) >= maxGoverned {
+	if !sack {
 		return
 	}
 	now := g.now()
+	if len(g.flows) >= g.most {
+		g.sweepAt(max(now, g.review.swept+sweepGap)) // so that the next one may find room
+		return
+	}
 	f = &flow{g: g, key: key, id: idOut(addressPair(ip), tcp), una: seq + 1, nxt: seq + 1, began: now}
 	if header.TCPFlags(tcp[13])&header.TCPFlagAck != 0 {
 		if g.offers == nil {

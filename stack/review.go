@@ -16,6 +16,8 @@ const (
 	doubtWait = 100 * time.Millisecond
 	// sweepPace is how often all flows are looked at while connections begin.
 	sweepPace = 30 * time.Second
+	// sweepGap is how often that is done at most, when there are too many.
+	sweepGap = time.Second
 	// youth is how long the netstack may need nothing for a connection that has begun: a SYN cookie leaves when nothing is there yet.
 	youth = time.Second
 	// reviewChunk is how many flows are taken at once. Nobody shall wait for the lock while many are looked at.
@@ -31,9 +33,9 @@ const (
 type review struct {
 	doubts []doubt // in order
 	timer  *time.Timer
-	// When the timer looks after the doubts, and when all flows are due; 0 is never.
-	armed, sweepDue time.Duration
-	pace            time.Duration
+	// When the timer looks after the doubts, and when all flows are due; 0 is never. And when they were looked at last.
+	armed, sweepDue, swept time.Duration
+	pace                   time.Duration
 }
 
 type doubt struct {
@@ -91,7 +93,7 @@ func (g *governor) look() {
 	}
 	sweep := r.sweepDue > 0 && r.sweepDue <= now
 	if sweep {
-		r.sweepDue = 0
+		r.sweepDue, r.swept = 0, now
 	} else if r.sweepDue > 0 {
 		g.reviewAt(r.sweepDue)
 	}

@@ -32,12 +32,25 @@ func wantGoverned(t *testing.T, s *Stack, n int) {
 	}
 }
 
-// hasten changes how often all connections that are governed are looked at.
-func hasten(s *Stack, pace time.Duration) {
+// governs reports whether s governs c.
+func governs(s *Stack, c net.Conn) bool {
 	g := &s.link.govern
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.review.pace = pace
+	for _, f := range g.flows {
+		if int(f.id.LocalPort) == c.LocalAddr().(*net.TCPAddr).Port {
+			return true
+		}
+	}
+	return false
+}
+
+// hasten changes how many connections are governed at most, and how often all of them are looked at.
+func hasten(s *Stack, most int, pace time.Duration) {
+	g := &s.link.govern
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.most, g.review.pace = most, pace
 }
 
 // giveUp dials where nobody answers.
@@ -79,21 +92,25 @@ func TestGovernorForgetsResets(t *testing.T) {
 	wantGoverned(t, bob, 0)
 }
 
-// TestGovernorForgetsRefused has connections refused.
+// TestGovernorForgetsRefused has more connections refused than are governed.
 func TestGovernorForgetsRefused(t *testing.T) {
-	alice, _ := pair(t, 1400)
-	hasten(alice, time.Hour)
+	alice, bob := pair(t, 1400)
+	hasten(alice, 8, time.Hour)
 	for range 20 {
 		_, err := alice.DialContext(soon(t), "tcp", "10.9.0.2:9")
 		wantOp(t, err, syscall.ECONNREFUSED, false)
 	}
 	wantGoverned(t, alice, 0)
+	c, s := connect(t, alice, bob, bob4)
+	defer c.Close()
+	defer s.Close()
+	wantGoverned(t, alice, 1)
 }
 
-// TestGovernorForgetsUnanswered has SYNs that nobody answers, as many as one likes.
+// TestGovernorForgetsUnanswered has SYNs that nobody answers, first as many as one likes, then more than connections are governed.
 func TestGovernorForgetsUnanswered(t *testing.T) {
-	alice, _ := pair(t, 1400)
-	hasten(alice, 50*time.Millisecond)
+	alice, bob := pair(t, 1400)
+	hasten(alice, maxGoverned, 50*time.Millisecond)
 	for range 2 * reviewChunk {
 		giveUp(t, alice)
 	}
@@ -101,6 +118,23 @@ func TestGovernorForgetsUnanswered(t *testing.T) {
 		t.Fatalf("%d connections are governed, too few for the test to mean anything", n)
 	}
 	wantGoverned(t, alice, 0)
+
+	hasten(alice, 4, time.Hour)
+	for range 4 {
+		giveUp(t, alice)
+	}
+	wantGoverned(t, alice, 4)
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		c, s := connect(t, alice, bob, bob4)
+		defer c.Close()
+		defer s.Close()
+		if governs(alice, c) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d connections are governed, and none that lives", governed(alice))
+		}
+	}
 }
 
 // TestGovernorGivesUp has a peer vanish, and the netstack give up. Nothing may be sent any more then.
