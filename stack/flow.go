@@ -17,10 +17,13 @@ import (
 type flow struct {
 	g      *governor
 	key    uint64
+	id     stack.TransportEndpointID
 	agreed bool  // the handshake has come as far as the options of both
 	shift  uint8 // of the peer's window
 	mss    int
 	fin    bool // has been sent
+	// doubted is whether it will be looked at soon whether the connection is still there.
+	doubted bool
 
 	una, nxt uint32
 	room     uint16 // the window that the peer has announced with una

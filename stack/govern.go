@@ -30,6 +30,8 @@ type governor struct {
 	flows  map[uint64]*flow
 	recent *flow
 	offers []offer // nil, or synOffers of them
+	most   int     // how many are governed at most
+	review review
 	closed bool
 }
 
@@ -44,13 +46,15 @@ type offer struct {
 const (
 	// synOffers is how many SYNs are remembered, by their hash.
 	synOffers = 256
-	// maxGoverned is how many connections are governed at most. The others are left to the netstack.
+	// maxGoverned is how many connections are governed at most, those among them that wait for an answer or that the netstack has ended
+	// without a word. The others are left to the netstack.
 	maxGoverned = 1 << 15
 )
 
 func (g *governor) init(l *link) {
 	g.l, g.seed, g.start = l, maphash.MakeSeed(), time.Now()
 	g.flows = make(map[uint64]*flow)
+	g.most, g.review.pace = maxGoverned, sweepPace
 }
 
 func (g *governor) now() time.Duration { return time.Since(g.start) }
@@ -115,7 +119,7 @@ func (g *governor) sending(p *stack.PacketBuffer) bool {
 		g.forget(f)
 		return true
 	case flags&header.TCPFlagSyn != 0:
-		g.begin(key, tcp, f)
+		g.begin(key, ip, tcp, f)
 		return true
 	case f == nil || !f.agreed:
 		return true
@@ -125,17 +129,22 @@ func (g *governor) sending(p *stack.PacketBuffer) bool {
 }
 
 // begin is called with each SYN that leaves.
-func (g *governor) begin(key uint64, tcp []byte, f *flow) {
+func (g *governor) begin(key uint64, ip, tcp []byte, f *flow) {
 	seq := binary.BigEndian.Uint32(tcp[4:])
 	if f != nil && f.una == seq+1 && f.given() == seq+1 {
 		return // again
 	}
 	g.forget(f)
 	_, sack := synOptions(tcp)
-	if !sack || len(g.flows) >= maxGoverned {
+	if !sack {
 		return
 	}
-	f = &flow{g: g, key: key, una: seq + 1, nxt: seq + 1, began: g.now()}
+	now := g.now()
+	if len(g.flows) >= g.most {
+		g.sweepAt(max(now, g.review.swept+sweepGap)) // so that the next one may find room
+		return
+	}
+	f = &flow{g: g, key: key, id: idOut(addressPair(ip), tcp), una: seq + 1, nxt: seq + 1, began: now}
 	if header.TCPFlags(tcp[13])&header.TCPFlagAck != 0 {
 		if g.offers == nil {
 			return
@@ -148,6 +157,7 @@ func (g *governor) begin(key uint64, tcp []byte, f *flow) {
 		*o = offer{}
 	}
 	g.flows[key] = f
+	g.sweepAt(now + g.review.pace)
 }
 
 // synOptions returns the options of a SYN that matter here.
@@ -203,11 +213,17 @@ func (g *governor) arrived(p []byte, ip *ipInfo, index int, batch uint64) (earli
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	f := g.find(key)
+	if flags&header.TCPFlagRst != 0 {
+		if f != nil {
+			g.doubt(f)
+		}
+		return -1
+	}
 	if flags&header.TCPFlagSyn != 0 {
 		g.syn(f, key, tcp)
 		return -1
 	}
-	if f == nil || !f.agreed || flags&(header.TCPFlagRst|header.TCPFlagAck) != header.TCPFlagAck {
+	if f == nil || !f.agreed || flags&header.TCPFlagAck == 0 {
 		return -1
 	}
 	if f.una == f.nxt {
@@ -268,4 +284,8 @@ func (g *governor) close() {
 	}
 	clear(g.flows)
 	g.recent = nil
+	g.review.doubts = nil
+	if g.review.timer != nil {
+		g.review.timer.Stop()
+	}
 }

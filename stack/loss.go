@@ -173,6 +173,9 @@ func (f *flow) look() {
 			f.g.forget(f)
 			return
 		}
+		if f.backoff > 0 {
+			f.g.doubt(f) // the netstack gives up at some time (RFC 9293 section 3.8.3), and so shall this
+		}
 		f.due = 0
 		f.backoff = min(f.backoff+1, 8)
 		f.probing = false

@@ -52,7 +52,7 @@ type credit struct {
 
 	// Of the writer.
 	asked uint64        // what had been sent with the last request
-	last  time.Duration // when wait was called last
+	last  time.Duration // when wait was called last, or waited in vain
 	timer *time.Timer
 	vain  int
 	frame [1 + creditLen]byte
@@ -133,6 +133,7 @@ func (k *credit) wait(ended <-chan struct{}) uint64 {
 				k.vain++
 			}
 			k.settle()
+			k.last = time.Since(k.start) // so that the next call does not take the wait for a pause of the writer
 			if k.vain == vainMost {
 				k.vain = 0
 				k.near.Store(false)

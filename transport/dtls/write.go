@@ -8,7 +8,8 @@ import (
 	"culvert.example/vpn/transport/wire"
 )
 
-// WriteBatch implements packet.Writer.
+// WriteBatch implements packet.Writer. It leaves all packets as they were, those that it has sent among them: when the channel ends,
+// nobody knows which of them have arrived, and they can go another way.
 func (c *Conn) WriteBatch(b packet.Batch) (int, error) {
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
@@ -36,7 +37,7 @@ func (c *Conn) WriteBatch(b packet.Batch) (int, error) {
 			plain := b[i].WithHeadroom(1)
 			plain[0] = byte(wire.Data)
 			u.added(c.tx.seal(mem, typeData, c.number(), plain))
-			large = large || n > c.floor
+			large = large || n >= c.floor
 			room -= min(room, c.credit.add(n))
 			if mem := u.room(c.tx.size(1 + creditLen)); mem != nil && c.echoes.Load() {
 				if ask := c.credit.request(); ask != nil {
@@ -62,6 +63,7 @@ func (c *Conn) WriteBatch(b packet.Batch) (int, error) {
 			}
 		}
 		if tooBig {
+			c.confirm() // a larger MTU would be of use
 			return i, packet.ErrTooBig
 		}
 	}
