@@ -324,13 +324,20 @@ func (l *lab) only() SessionInfo {
 // echo serves TCP and UDP echo on loopback, and returns the address for clients.
 func echo(t testing.TB) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	pc, err := net.ListenPacket("udp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
+	var ln net.Listener
+	var pc net.PacketConn
+	for try := 1; ; try++ {
+		var err error
+		if ln, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
+		if pc, err = net.ListenPacket("udp", ln.Addr().String()); err == nil {
+			break
+		}
+		ln.Close()
+		if try == 8 { // a port that is free for TCP may be taken for UDP
+			t.Fatal(err)
+		}
 	}
 	var wg sync.WaitGroup
 	t.Cleanup(func() {

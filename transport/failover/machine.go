@@ -453,6 +453,9 @@ func (m *machine) best() int {
 	return -1
 }
 
+// firstPatience is how long the first path is waited for at least. Whoever wants no time to be lost on reconnecting needs some for that.
+const firstPatience = 10 * time.Second
+
 // settle draws the consequences of what was noted, and returns when time alone changes anything.
 func (m *machine) settle(now time.Time) (next time.Time) {
 	best := m.best()
@@ -474,9 +477,13 @@ func (m *machine) settle(now time.Time) (next time.Time) {
 		}
 	}
 	if best < 0 && m.giveUp > 0 {
-		limit := m.down.Add(m.giveUp)
+		patience := m.giveUp
+		if m.switches == 0 {
+			patience = max(patience, firstPatience) // nothing was lost yet
+		}
+		limit := m.down.Add(patience)
 		if !now.Before(limit) {
-			m.end(unreachable(m.giveUp, m.last))
+			m.end(unreachable(patience, m.last))
 			return time.Time{}
 		}
 		earliest(limit)

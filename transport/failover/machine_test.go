@@ -179,6 +179,13 @@ var scripts = []struct {
 			}
 		}
 	}, transport.ErrUnreachable},
+	{"no time to reconnect, but some to connect", Config{ReconnectTimeout: time.Millisecond}, func(s *script) {
+		s.pass(5 * time.Second)
+		s.opened(1)
+		s.pass(time.Minute)
+		s.failed(1)
+		s.pass(time.Millisecond)
+	}, transport.ErrUnreachable},
 	{"never gives up", Config{ReconnectTimeout: -1}, func(s *script) {
 		s.failed(0)
 		s.failed(1)
