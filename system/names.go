@@ -341,23 +341,24 @@ func (n *names) resolverConfig() (resolver.Config, bool) {
 		return resolver.Config{}, false
 	}
 	c := resolver.Config{Device: n.t.device, Index: n.t.index, Search: n.search, TunnelAll: n.all}
-	if !n.all {
+	if !n.all || n.backend == resolver.Resolved {
+		// Where all names are ours, these are so even if another link has all names too: the longer suffix decides.
 		c.Routes = slices.Concat(n.domains, n.watched, n.reverse)
 	}
 	if n.server == nil {
+		if n.all && len(c.Routes) > maxRouted {
+			c.Routes = nil
+		}
 		for _, a := range n.inside {
 			c.Servers = append(c.Servers, netip.AddrPortFrom(a, 53))
 		}
 		return c, len(c.Servers) > 0
 	}
 	c.Servers = []netip.AddrPort{n.t.s.cfg.DNS.Listen}
+	c.Routes = append(c.Routes, n.suffixed(maxRouted-len(c.Routes))...)
 	if len(n.upstreams) > 0 || n.closed && n.backend == resolver.Resolved {
 		// Nobody else is to be asked beside the proxy, or nobody else is reached through the kill switch.
-		c.Routes, c.TunnelAll = nil, true
-		return c, true
-	}
-	if !n.all {
-		c.Routes = append(c.Routes, n.suffixed(maxRouted-len(c.Routes))...)
+		c.TunnelAll = true
 	}
 	// A resolv.conf cannot tell names apart, and the other way has room for so many only. The proxy can.
 	if n.backend == resolver.File || len(c.Routes) > maxRouted {

@@ -542,6 +542,34 @@ func TestResolvedClaims(t *testing.T) {
 	}
 }
 
+// Where all names are the gateway's, those that it names, and what a search domain of the machine makes of them, are asked for inside
+// alone even if another link has all names as well.
+func TestResolvedAll(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.teach()
+	w.inside.set("a.lab.example", "172.20.1.3")
+	d := resolved.Start(t, w.client)
+	d.Control("dns", w.clientIf, outsideDNS.Addr().String())
+	d.Control("domain", w.clientIf, "~.", "home.example")
+	cfg := w.config()
+	cfg.DNS.Bus, cfg.DNS.Backend = d.Address, resolver.Resolved
+	s := w.open(cfg)
+	w.attach(s, lease(func(l *transport.Lease) {
+		l.Include, l.TunnelAllDNS, l.SplitDNS = prefixes("172.16.0.0/12"), true, []string{"corp.example", "lab.example"}
+	}))
+	for name, want := range map[string]string{
+		"git.corp.example": "172.20.1.1", "a.lab.example": "172.20.1.3", "secret.lab.example.home.example": "RCodeNameError",
+	} {
+		if got := w.query("127.0.0.53:53", name, false); got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+	if heard := w.outside.heard(); len(heard) > 0 {
+		t.Errorf("asked outside for %q", heard)
+	}
+}
+
 // pointer asks a DNS server from the client, over TCP, for the name of an address.
 func (w *world) pointer(server, name string) string {
 	w.tb.Helper()

@@ -215,6 +215,10 @@ func TestMachineReport(t *testing.T) {
 	someNames := noNames
 	someNames.Leaving = []string{"*.cdn.example", "a.example"}
 	walled.Resolver, leaving.Resolver = &noNames, &someNames
+	alone := reportOf(&tunnel, machine)
+	own := *alone.Resolver
+	own.Inside, own.Domains = nil, nil
+	alone.Resolver = &own
 	claimed, held := reportOf(&tunnel, machine), reportOf(&tunnel, machine)
 	claims := *claimed.Resolver
 	claims.Claims = []hostresolver.Claim{{Domain: "git.corp.example", Link: "eth0"}, {Domain: "."}}
@@ -228,6 +232,7 @@ func TestMachineReport(t *testing.T) {
 	for want, r := range map[string]machineReport{
 		"corp.example from 10.0.0.53\n             others are not asked for, because of the kill switch\n":                     walled,
 		"             *.cdn.example, a.example from 192.0.2.53:53\n             others are not asked for, because of the kill": leaving,
+		"Names        all from 192.0.2.53:53, past the tunnel, since the gateway has no server for them\n":                     alone,
 		"             it runs\n             warning: eth0 claims names below git.corp.example too, so that they are asked for OUTSIDE; prevent that by a kill switch (--always-on), or where it was set (resolvectl domain eth0)\n" +
 			"             warning: systemd-resolved as a whole claims all names too, so that": claimed,
 		"warning: eth0 claims names below git.corp.example too, which the kill switch keeps from being asked for there (resolvectl domain eth0)\n": held,

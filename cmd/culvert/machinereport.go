@@ -331,6 +331,8 @@ func (p *page) names(r *system.ResolverStatus, walled bool) {
 		p.line("Names", "of the outside %s", notAsked)
 	case len(r.Inside) == 0 && len(r.Upstreams) > 0:
 		p.line("Names", "all from %s", strings.Join(r.Upstreams, ", "))
+	case len(r.Inside) == 0 && r.Backend != "" && len(r.Outside) > 0:
+		p.line("Names", "all from %s, past the tunnel, since the gateway has no server for them", join(r.Outside))
 	case len(r.Inside) == 0:
 	case r.All || len(domains) == 0:
 		p.line("Names", "all from %s", join(r.Inside))
