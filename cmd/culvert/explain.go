@@ -52,7 +52,7 @@ func (v machineView) explainer(rules *filter.Config, auto *automat) (func(contex
 // inputs is the state of affairs now. Who else has a say is for the caller to add.
 func (v machineView) inputs() decision.Inputs {
 	s := v.sys.Status()
-	in := decision.Inputs{Plan: v.plan, Down: !s.Attached, Route: v.route}
+	in := decision.Inputs{Plan: v.plan, Down: !s.Attached, Reconnecting: s.Reconnecting, Route: v.route}
 	if !v.demanded {
 		in.KillSwitch = func(q decision.Query) decision.Answer { return v.killSwitch(s.Firewall, q) }
 	}

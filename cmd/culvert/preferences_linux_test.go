@@ -49,6 +49,7 @@ func TestPreferences(t *testing.T) {
 		{"set AutoReconnect false", home, exitFailed, `AutoReconnect \(profile \S*corp\.xml:5:1\): the profile does not leave it`},
 		{"set LocalLanAccess perhaps", home, exitUsage, "allowed are true, false"},
 		{"set AutomaticVPNPolicy/AlwaysOn true", home, exitUsage, "no setting that a profile can leave to the user"},
+		{"set locallanacces true", home, exitUsage, "did you mean LocalLanAccess"},
 		{"set LocalLanAccess", home, exitUsage, "VALUE is missing"},
 		{"unset", home, exitUsage, "SETTING is missing"},
 		{"set LocalLanAccess true", map[string]string{}, exitFailed, "HOME is not set"},

@@ -54,7 +54,7 @@ func checkOwner(path string, info fs.FileInfo) error {
 		}
 		if dir != nil && dir.Mode().Perm()&0o002 != 0 {
 			// A directory such as /tmp has to be as it is.
-			return "move the file, as root, into a directory that belongs to root, such as /etc/culvert, and have it belong to root"
+			return "move the file, as root, into a directory that belongs to root, and have it belong to root"
 		}
 		return "run " + command
 	}

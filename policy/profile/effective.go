@@ -294,15 +294,27 @@ func CheckPreference(name, value string) (string, error) {
 		return document.Boolean().Validate(value)
 	}
 	var found *document.Element
+	names := []string{BlockUntrustedServers}
 	walkSettings(Schema(), func(_ string, e *document.Element) {
-		if e.Name == name && e.Control != document.Fixed {
+		if e.Control == document.Fixed {
+			return
+		}
+		if names = append(names, e.Name); e.Name == name {
 			found = e
 		}
 	})
 	if found == nil {
-		return "", fmt.Errorf("%q is no setting that a profile can leave to the user", name)
+		return "", fmt.Errorf("%q is no setting that a profile can leave to the user%s", name, meant(name, names))
 	}
 	return found.Type.Validate(value)
+}
+
+// meant returns the end of an error about a setting that there is none of, with the one that may be meant.
+func meant(name string, names []string) string {
+	if near := document.Nearest(name, names); near != "" {
+		return "; did you mean " + near + "?"
+	}
+	return ""
 }
 
 // BlockUntrustedServers is the name of the one preference that no profile has a setting for: whether gateways whose certificate

@@ -46,7 +46,9 @@ func New(o NewOptions) (*Profile, error) {
 	if left > 0 {
 		for path := range o.Settings {
 			if e := schema.Root.Find(settings + "/" + path); e == nil || e.Repeated() {
-				return nil, fmt.Errorf("there is no setting %q", path)
+				var paths []string
+				walkSettings(schema, func(path string, _ *document.Element) { paths = append(paths, path) })
+				return nil, fmt.Errorf("there is no setting %q%s", path, meant(path, paths))
 			}
 		}
 	}

@@ -160,7 +160,7 @@ func (s *Sequence) Round() int { return s.round }
 func (s *Sequence) Reachable() []string {
 	all := slices.Clone(s.list)
 	for _, m := range s.plan.Members {
-		if m != "" && !contains(all, m) && len(all) < MaxServers {
+		if len(all) < MaxServers && m != "" && !contains(all, m) {
 			all = append(all, m)
 		}
 	}
