@@ -70,6 +70,7 @@ type Conn struct {
 	finalSent int
 
 	confirmed atomic.Int64 // when it was last looked whether large packets arrive, in Unix nanoseconds
+	looked    atomic.Int64 // when it was last looked for an MTU larger than that of now, or when it fell, in Unix nanoseconds
 	searching atomic.Bool
 	answers   chan answer
 	echoes    atomic.Bool // the peer repeats probes
@@ -167,6 +168,7 @@ func newConn(p connParams) (*Conn, error) {
 		return nil, fmt.Errorf("%w: the gateway allows only %d bytes", ErrPathTooNarrow, c.ceiling)
 	}
 	c.mtu.Store(int64(c.ceiling))
+	c.looked.Store(time.Now().UnixNano())
 	c.credit.init(p.buffer, ^c.mark)
 	c.beat = heartbeat.New(p.beat, heartbeat.Actions{
 		Probe:     c.probe,

@@ -18,9 +18,21 @@ func (c *Conn) localLimit() int {
 func (c *Conn) lower(mtu int) {
 	for {
 		old := c.mtu.Load()
-		if old <= int64(mtu) || c.mtu.CompareAndSwap(old, int64(mtu)) {
+		if old <= int64(mtu) {
 			return
 		}
+		if c.mtu.CompareAndSwap(old, int64(mtu)) {
+			c.falls(int(old))
+			return
+		}
+	}
+}
+
+// falls notes that the MTU, which was old, may be less from now on. The time until it is looked for a larger one runs from the first fall,
+// since loss may bring about others all the time.
+func (c *Conn) falls(old int) {
+	if old >= c.ceiling {
+		c.looked.Store(time.Now().UnixNano())
 	}
 }
 
@@ -95,6 +107,8 @@ const (
 	// confirmTries is how many probes in succession stay without an echo before it is left to the Beat to find out whether
 	// anything arrives at all.
 	confirmTries = 4
+	// raisePace is how often it is looked for a larger MTU, while large packets are sent (PMTU_RAISE_TIMER of RFC 8899 section 5.1.1).
+	raisePace = 10 * time.Minute
 )
 
 // confirm has probes show that large packets arrive, unless that was done a moment ago. The Beat probes only who is silent, and a
@@ -110,6 +124,9 @@ func (c *Conn) confirm() {
 		return
 	}
 	c.work.Go(func() {
+		if c.raise() {
+			return
+		}
 		for range confirmTries {
 			c.probe()
 			select {
@@ -171,20 +188,57 @@ func (c *Conn) searchAndAgain(first func()) {
 	c.searching.Store(false)
 }
 
-// search finds the MTU, and reports whether the peer answered. Somebody must be reading meanwhile.
+// search finds the MTU, which is not larger than it was, and reports whether the peer answered. Somebody must be reading meanwhile.
 func (c *Conn) search() bool {
+	s := c.find(c.MTU())
+	if s == nil {
+		return true
+	}
+	mtu, err := s.result()
+	if err != nil {
+		c.fail(err)
+		return true
+	}
+	old := c.MTU()
+	if mtu != old {
+		c.log.Info("DTLS channel: MTU found", "mtu", mtu, "before", old)
+	}
+	c.falls(old)
+	c.mtu.Store(int64(mtu))
+	return s.answered
+}
+
+// raise searches for a larger MTU if it is time for that, and reports whether it did. To a search that falls into a time of loss a path
+// looks narrower than it is, and paths become wider too. Such a search only raises the MTU, to a size that has arrived: whether
+// the present one does is not its matter.
+func (c *Conn) raise() bool {
+	old := c.mtu.Load()
+	if old >= int64(c.ceiling) || time.Now().UnixNano()-c.looked.Load() < int64(raisePace) || !c.searching.CompareAndSwap(false, true) {
+		return false
+	}
+	defer c.searching.Store(false)
+	defer func() { c.looked.Store(time.Now().UnixNano()) }()
+	// If the system has refused a packet meanwhile, the MTU is not what it was.
+	if s := c.find(c.ceiling); s != nil && int64(s.lo) > old && c.mtu.CompareAndSwap(old, int64(s.lo)) {
+		c.log.Info("DTLS channel: larger MTU found", "mtu", s.lo, "before", old)
+	}
+	return true
+}
+
+// find carries out a search for sizes up to ceiling. It returns nil if the Conn ended first.
+func (c *Conn) find(ceiling int) *search {
 	for len(c.answers) > 0 {
 		<-c.answers
 	}
 	start := time.Now()
 	now := func() time.Duration { return time.Since(start) + 1 }
-	s := newSearch(c.floor, c.MTU(), c.beat.RTT(), now())
+	s := newSearch(c.floor, ceiling, c.beat.RTT(), now())
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
 		send, next, done := s.step(now())
 		if done {
-			break
+			return s
 		}
 		for _, size := range send {
 			if errors.Is(c.sendProbe(size), errTooBig) {
@@ -202,17 +256,7 @@ func (c *Conn) search() bool {
 		case a := <-c.answers:
 			s.answer(now(), a.size, a.echo)
 		case <-c.ended:
-			return true
+			return nil
 		}
 	}
-	mtu, err := s.result()
-	if err != nil {
-		c.fail(err)
-		return true
-	}
-	if old := c.MTU(); mtu != old {
-		c.log.Info("DTLS channel: MTU found", "mtu", mtu, "before", old)
-	}
-	c.mtu.Store(int64(mtu))
-	return s.answered
 }

@@ -36,7 +36,7 @@ func (c *Conn) WriteBatch(b packet.Batch) (int, error) {
 			plain := b[i].WithHeadroom(1)
 			plain[0] = byte(wire.Data)
 			u.added(c.tx.seal(mem, typeData, c.number(), plain))
-			large = large || n > c.floor
+			large = large || n >= c.floor
 			room -= min(room, c.credit.add(n))
 			if mem := u.room(c.tx.size(1 + creditLen)); mem != nil && c.echoes.Load() {
 				if ask := c.credit.request(); ask != nil {
@@ -62,6 +62,9 @@ func (c *Conn) WriteBatch(b packet.Batch) (int, error) {
 			}
 		}
 		if tooBig {
+			if mtu < c.ceiling {
+				c.confirm() // which looks for a larger MTU if it is time for that
+			}
 			return i, packet.ErrTooBig
 		}
 	}
