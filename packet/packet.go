@@ -109,8 +109,10 @@ type Reader interface {
 // A Writer is a destination of packets.
 type Writer interface {
 	// WriteBatch sends the packets of b in order, and waits while there is no room for them. It returns fewer than len(b)
-	// only with a non-nil error, one matching [ErrTooBig] if b[n] is larger than the MTU. It may use the headroom of the
-	// Bufs, and leaves the packets as they were.
+	// only with a non-nil error, one matching [ErrTooBig] if b[n] is larger than the MTU. It may use the headroom of the Bufs.
+	// Afterwards they are the caller's again, but what is in those of b[:n] is undefined: WriteBatch may have changed the
+	// packets and exchanged the Bufs. The packets from b[n] on are as they were. Whoever needs a packet once more
+	// keeps a copy, unless the Writer says that it leaves all of them as they were.
 	WriteBatch(b Batch) (n int, err error)
 }
 

@@ -280,7 +280,8 @@ func (s *Stack) start(f func()) bool {
 
 // Link returns the outer face of the stack: ReadBatch returns the packets that leave it, WriteBatch takes in those that
 // are for it. WriteBatch never waits, and also takes packets that are larger than the MTU, since the other end may not
-// know yet that it has changed. Closing the Link leaves the stack without a network; [Stack.Close] closes it too.
+// know yet that it has changed. It changes windows and options of the packets that it takes, and may put a packet in the place of
+// an earlier one. Closing the Link leaves the stack without a network; [Stack.Close] closes it too.
 func (s *Stack) Link() packet.Conn { return packetConn{s.link} }
 
 // MTU returns the size in bytes of the largest packet that leaves the stack now.

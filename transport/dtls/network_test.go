@@ -190,6 +190,33 @@ func TestReplayAndDuplicates(t *testing.T) {
 	sameBatch(t, server.pump.wait(t, 50), b)
 }
 
+// TestWriteBatchLeavesPackets writes packets that are needed once more, up to one that is too large, and until the channel has ended.
+func TestWriteBatchLeavesPackets(t *testing.T) {
+	g := newGateway(t, &ServerSession{PSK: testPSK()})
+	client := mustDial(t, g.addr(), g.config())
+	server := g.take(t)
+	b, want := numbered(0, 50, 300), numbered(0, 50, 300)
+	b[40], want[40] = numbered(40, 1, testMTU+1)[0], numbered(40, 1, testMTU+1)[0]
+	same := func(when string) {
+		t.Helper()
+		for i := range b {
+			if !bytes.Equal(b[i].Bytes(), want[i].Bytes()) {
+				t.Fatalf("packet %d has changed %s", i, when)
+			}
+		}
+	}
+	if n, err := client.WriteBatch(b); n != 40 || !errors.Is(err, packet.ErrTooBig) {
+		t.Fatalf("WriteBatch = %d, %v", n, err)
+	}
+	same("when one was too large")
+	server.pump.wait(t, 40)
+	client.Close()
+	if n, err := client.WriteBatch(b[:40]); n != 0 || err == nil {
+		t.Fatalf("WriteBatch after Close = %d, %v", n, err)
+	}
+	same("after Close")
+}
+
 func TestReordered(t *testing.T) {
 	g := newGateway(t, &ServerSession{PSK: testPSK()})
 	r := newRelay(t, g.addr())

@@ -8,7 +8,8 @@ import (
 	"culvert.example/vpn/transport/wire"
 )
 
-// WriteBatch implements packet.Writer.
+// WriteBatch implements packet.Writer. It leaves all packets as they were, those that it has sent among them: when the channel ends,
+// nobody knows which of them have arrived, and they can go another way.
 func (c *Conn) WriteBatch(b packet.Batch) (int, error) {
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
