@@ -63,7 +63,9 @@ func (c *Conn) WriteBatch(b packet.Batch) (int, error) {
 			}
 		}
 		if tooBig {
-			c.confirm() // a larger MTU would be of use
+			if mtu < c.ceiling {
+				c.confirm() // which looks for a larger MTU if it is time for that
+			}
 			return i, packet.ErrTooBig
 		}
 	}
