@@ -33,9 +33,10 @@ const (
 	farPace  = 100 * time.Millisecond
 
 	// patience is how long one call waits, and how long a datagram is taken to lie unread at most. After so many calls in a row
-	// that wait in vain the path is far.
+	// that wait in vain the path is far. They are many, because a busy machine may not let the peer run for some of them, and the
+	// queue that then grows hides how near it is.
 	patience = 5 * time.Millisecond
-	vainMost = 3
+	vainMost = 40
 )
 
 // A credit keeps a sender from overrunning the socket of its peer. A gateway that reads one datagram at a time is slower than a
