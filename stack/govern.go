@@ -31,7 +31,7 @@ type governor struct {
 	recent *flow
 	offers []offer // nil, or synOffers of them
 	most   int     // how many are governed at most
-	review review
+	census census
 	closed bool
 }
 
@@ -54,7 +54,7 @@ const (
 func (g *governor) init(l *link) {
 	g.l, g.seed, g.start = l, maphash.MakeSeed(), time.Now()
 	g.flows = make(map[uint64]*flow)
-	g.most, g.review.pace = maxGoverned, sweepPace
+	g.most, g.census.pace = maxGoverned, sweepPace
 }
 
 func (g *governor) now() time.Duration { return time.Since(g.start) }
@@ -141,7 +141,7 @@ func (g *governor) begin(key uint64, ip, tcp []byte, f *flow) {
 	}
 	now := g.now()
 	if len(g.flows) >= g.most {
-		g.sweepAt(max(now, g.review.swept+sweepGap)) // so that the next one may find room
+		g.sweepAt(max(now, g.census.swept+sweepGap)) // so that the next one may find room
 		return
 	}
 	f = &flow{g: g, key: key, id: idOut(addressPair(ip), tcp), una: seq + 1, nxt: seq + 1, began: now}
@@ -157,7 +157,7 @@ func (g *governor) begin(key uint64, ip, tcp []byte, f *flow) {
 		*o = offer{}
 	}
 	g.flows[key] = f
-	g.sweepAt(now + g.review.pace)
+	g.sweepAt(now + g.census.pace)
 }
 
 // synOptions returns the options of a SYN that matter here.
@@ -284,8 +284,8 @@ func (g *governor) close() {
 	}
 	clear(g.flows)
 	g.recent = nil
-	g.review.doubts = nil
-	if g.review.timer != nil {
-		g.review.timer.Stop()
+	g.census.doubts = nil
+	if g.census.timer != nil {
+		g.census.timer.Stop()
 	}
 }

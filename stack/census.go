@@ -20,17 +20,17 @@ const (
 	sweepGap = time.Second
 	// youth is how long the netstack may need nothing for a connection that has begun: a SYN cookie leaves when nothing is there yet.
 	youth = time.Second
-	// reviewChunk is how many flows are taken at once. Nobody shall wait for the lock while many are looked at.
-	reviewChunk = 64
+	// censusChunk is how many flows are taken at once. Nobody shall wait for the lock while many are looked at.
+	censusChunk = 64
 )
 
-// A review finds the flows whose connection the netstack has ended without a word. It sends nothing when it takes a RST, when a
+// A census finds the flows whose connection the netstack has ended without a word. It sends nothing when it takes a RST, when a
 // connection is refused, and when it gives up because nobody answers; what such a flow holds would be sent again for ever.
 //
 // What the netstack makes of a segment is not guessed. Whether it takes a RST depends on what it has processed until then (RFC 5961
 // section 3.2), and a flow whose connection lives on must not be forgotten because of a forgery. A flow is put in doubt
 // instead, and a moment later the netstack is asked whether the connection is still there.
-type review struct {
+type census struct {
 	doubts []doubt // in order
 	timer  *time.Timer
 	// When the timer looks after the doubts, and when all flows are due; 0 is never. And when they were looked at last.
@@ -50,21 +50,21 @@ func (g *governor) doubt(f *flow) {
 	}
 	f.doubted = true
 	due := g.now() + doubtWait
-	g.review.doubts = append(g.review.doubts, doubt{f, due})
-	g.reviewAt(due)
+	g.census.doubts = append(g.census.doubts, doubt{f, due})
+	g.censusAt(due)
 }
 
 // sweepAt has all flows looked at at the given time, or earlier.
 func (g *governor) sweepAt(at time.Duration) {
-	r := &g.review
+	r := &g.census
 	if r.sweepDue == 0 || at < r.sweepDue {
 		r.sweepDue = at
-		g.reviewAt(at)
+		g.censusAt(at)
 	}
 }
 
-func (g *governor) reviewAt(at time.Duration) {
-	r := &g.review
+func (g *governor) censusAt(at time.Duration) {
+	r := &g.census
 	if r.armed != 0 && r.armed <= at || g.closed {
 		return
 	}
@@ -81,7 +81,7 @@ func (g *governor) reviewAt(at time.Duration) {
 func (g *governor) look() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	r, now := &g.review, g.now()
+	r, now := &g.census, g.now()
 	r.armed = 0
 	due := slices.IndexFunc(r.doubts, func(d doubt) bool { return d.due > now })
 	if due < 0 {
@@ -89,15 +89,15 @@ func (g *governor) look() {
 	}
 	doubts := r.doubts[:due]
 	if r.doubts = slices.Clone(r.doubts[due:]); len(r.doubts) > 0 {
-		g.reviewAt(now + doubtWait)
+		g.censusAt(now + doubtWait)
 	}
 	sweep := r.sweepDue > 0 && r.sweepDue <= now
 	if sweep {
 		r.sweepDue, r.swept = 0, now
 	} else if r.sweepDue > 0 {
-		g.reviewAt(r.sweepDue)
+		g.censusAt(r.sweepDue)
 	}
-	chunk := make([]*flow, 0, reviewChunk)
+	chunk := make([]*flow, 0, censusChunk)
 	for _, d := range doubts {
 		d.f.doubted = false
 		if chunk = append(chunk, d.f); len(chunk) == cap(chunk) {
@@ -133,7 +133,7 @@ func (g *governor) judge(flows []*flow) (waiting bool) {
 	if len(flows) == 0 {
 		return false
 	}
-	var dead [reviewChunk]bool
+	var dead [censusChunk]bool
 	g.mu.Unlock()
 	for i, f := range flows {
 		dead[i] = !g.l.s.knows(f.id)

@@ -50,7 +50,7 @@ func hasten(s *Stack, most int, pace time.Duration) {
 	g := &s.link.govern
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.most, g.review.pace = most, pace
+	g.most, g.census.pace = most, pace
 }
 
 // giveUp dials where nobody answers.
@@ -111,10 +111,10 @@ func TestGovernorForgetsRefused(t *testing.T) {
 func TestGovernorForgetsUnanswered(t *testing.T) {
 	alice, bob := pair(t, 1400)
 	hasten(alice, maxGoverned, 50*time.Millisecond)
-	for range 2 * reviewChunk {
+	for range 2 * censusChunk {
 		giveUp(t, alice)
 	}
-	if n := governed(alice); n < reviewChunk {
+	if n := governed(alice); n < censusChunk {
 		t.Fatalf("%d connections are governed, too few for the test to mean anything", n)
 	}
 	wantGoverned(t, alice, 0)
