@@ -209,6 +209,7 @@ func TestMachineReport(t *testing.T) {
 	}
 	flow, filtered := reportOf(&tunnel, machine), reportOf(&tunnel, machine)
 	flow.Routes.Judged, filtered.DataPath.FilterOff = true, true
+	flow.Routes.Filtered = []string{"eth0"}
 	walled, leaving, locked := reportOf(&tunnel, machine), reportOf(&tunnel, machine), reportOf(&tunnel, machine)
 	noNames := *walled.Resolver
 	noNames.Closed = true
@@ -236,9 +237,9 @@ func TestMachineReport(t *testing.T) {
 		"             it runs\n             warning: eth0 claims names below git.corp.example too, so that they are asked for OUTSIDE; prevent that by a kill switch (--always-on), or where it was set (resolvectl domain eth0)\n" +
 			"             warning: systemd-resolved as a whole claims all names too, so that": claimed,
 		"warning: eth0 claims names below git.corp.example too, which the kill switch keeps from being asked for there (resolvectl domain eth0)\n": held,
-		"Kill switch  tunnel, locked when the tunnel fails\n":                                                                       locked,
-		"Outside      10.9.0.0/16 (1200 in all)\n             all flows come to culvert, and each is judged by this as it begins\n": flow,
-		"): panic\n             warning: the content filter is NOT in force on the packet path\n":                                   filtered,
+		"Kill switch  tunnel, locked when the tunnel fails\n": locked,
+		"Outside      10.9.0.0/16 (1200 in all)\n             all flows come to culvert, and each is judged by this as it begins\n             warning: the kernel drops answers from there on eth0, since": flow,
+		"): panic\n             warning: the content filter is NOT in force on the packet path\n":                                                                                                           filtered,
 	} {
 		b.Reset()
 		if r.print(&page{w: &b, paint: (&reporter{}).paint}, now); !strings.Contains(b.String(), want) {

@@ -309,6 +309,10 @@ func (p *page) routes(r *system.RouteStatus) {
 	if r.Judged {
 		p.line("", "all flows come to culvert, and each is judged by this as it begins")
 	}
+	if len(r.Filtered) > 0 {
+		p.line("", "warning: the kernel drops answers from there on %s, since its reverse-path filter is strict; make it loose with: sysctl net.ipv4.conf.all.rp_filter=2",
+			strings.Join(r.Filtered, ", "))
+	}
 }
 
 // some lists the first few prefixes of n.
