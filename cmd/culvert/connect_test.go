@@ -61,7 +61,7 @@ func TestConnect(t *testing.T) {
 
 	got = culvert(t, "no\n", args("--cookieonly", "-q", "--servercert", pin, gw.URL)...)
 	if want := "culvert: error: the gateway refused the user name or the password, which was read from standard input: "; got.code != exitLogin ||
-		!strings.HasPrefix(got.stderr, want) || !strings.Contains(got.stderr, "Login failed.") || strings.Count(got.stderr, "\n") != 1 {
+		!strings.HasPrefix(got.stderr, want) || !strings.Contains(got.stderr, "Login failed.") || !strings.Contains(got.stderr, "lock accounts") || strings.Count(got.stderr, "\n") != 2 {
 		t.Errorf("wrong password: %+v", got)
 	}
 	for _, tt := range []struct {

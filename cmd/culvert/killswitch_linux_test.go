@@ -132,7 +132,7 @@ func TestKillSwitch(t *testing.T) {
 	<-p.done
 	time.Sleep(300 * time.Millisecond)
 	m.offline("after a crash")
-	if got := m.culvert("status"); got.code != exitFailed || !strings.Contains(got.stderr, "blocks the network of this machine (unless it was --always-on open) until: culvert repair") {
+	if got := m.culvert("status"); got.code != exitFailed || !strings.Contains(got.stderr, "blocks the network of this machine, also after --always-on open, until: culvert repair") {
 		t.Errorf("status after a crash: %+v", got)
 	}
 	if got := m.culvert("status", "--json"); !strings.Contains(got.out, `"blocked":true`) {

@@ -439,9 +439,9 @@ func TestNotRunning(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	for what, e := range map[string]*notRunningError{
-		"its kill switch blocks the network of this machine (unless it was --always-on open) until: culvert repair": {left: true, walled: true},
-		"it is locked, policy demands it, or no tunnel came about; it is lifted by: culvert repair":                 {left: true, walled: true, alone: true},
-		"without undoing its changes of this machine":                                                               {left: true},
+		"its kill switch blocks the network of this machine, also after --always-on open, until: culvert repair": {left: true, walled: true},
+		"it is locked, policy demands it, or no tunnel came about; it is lifted by: culvert repair":              {left: true, walled: true, alone: true},
+		"without undoing its changes of this machine":                                                            {left: true},
 		"is for root to see": {unknown: true},
 	} {
 		if !strings.Contains(e.Error(), what) {

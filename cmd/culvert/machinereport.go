@@ -26,8 +26,7 @@ type machineReport struct {
 	// Leftovers says that a client was killed and its changes of the machine were not undone, or not yet.
 	Leftovers bool   `json:"leftovers,omitempty"`
 	Journal   string `json:"journal,omitempty"`
-	// Blocked says that its kill switch is among them, which blocks the network of this machine until culvert repair, unless it was
-	// to open on failure.
+	// Blocked says that its kill switch is among them, which blocks the network of this machine until culvert repair.
 	Blocked bool `json:"blocked,omitempty"`
 
 	// Server is the gateway as it was named, Gateway its address, Path dtls or tls.
