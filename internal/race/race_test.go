@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,20 +39,31 @@ func TestFirst(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				start, closed := time.Now(), 0
+				start := time.Now()
+				var mu sync.Mutex
 				var begun []time.Duration
+				var closed atomic.Int32
 				conns := make([]net.Conn, len(tt.attempts))
 				conn, i, err := First(t.Context(), len(tt.attempts), func(int) time.Duration { return wait }, func(_ context.Context, i int) (net.Conn, error) {
+					mu.Lock()
 					begun = append(begun, time.Since(start))
+					mu.Unlock()
 					// It does not heed the context, so that losers make a connection as well.
 					time.Sleep(tt.attempts[i].takes)
 					if tt.attempts[i].fails {
 						return nil, fmt.Errorf("%d: %w", i, errDial)
 					}
-					conns[i] = &closing{n: &closed}
-					return conns[i], nil
+					c := &closing{n: &closed}
+					mu.Lock()
+					defer mu.Unlock()
+					conns[i] = c
+					return c, nil
 				})
-				if took := time.Since(start); took != tt.took {
+				took := time.Since(start)
+				time.Sleep(2 * time.Hour)
+				mu.Lock()
+				defer mu.Unlock()
+				if took != tt.took {
 					t.Errorf("it took %v, want %v", took, tt.took)
 				}
 				if tt.winner < 0 != errors.Is(err, errDial) || tt.winner >= 0 && (i != tt.winner || conn != conns[i]) {
@@ -59,7 +72,6 @@ func TestFirst(t *testing.T) {
 				if !slices.Equal(begun, tt.begun) {
 					t.Errorf("attempts began after %v, want %v", begun, tt.begun)
 				}
-				time.Sleep(2 * time.Hour)
 				made := 0
 				for _, c := range conns {
 					if c != nil {
@@ -69,8 +81,8 @@ func TestFirst(t *testing.T) {
 				if conn != nil {
 					made--
 				}
-				if closed != made {
-					t.Errorf("%d of %d connections that lost are closed", closed, made)
+				if n := int(closed.Load()); n != made {
+					t.Errorf("%d of %d connections that lost are closed", n, made)
 				}
 			})
 		})
@@ -94,7 +106,7 @@ func TestFirstCancelled(t *testing.T) {
 // A closing connection counts that it is closed.
 type closing struct {
 	net.Conn
-	n *int
+	n *atomic.Int32
 }
 
-func (c *closing) Close() error { *c.n++; return nil }
+func (c *closing) Close() error { c.n.Add(1); return nil }
