@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +25,9 @@ type place struct {
 	path string // where others find it, or empty
 	name string // see NamespaceName
 	home bool   // it is the one that threads are in anyway
+
+	mu     sync.RWMutex
+	closed bool
 }
 
 // here returns the place of the calling thread.
@@ -128,7 +132,24 @@ func (p *place) is(o *place) bool {
 	return err1 == nil && err2 == nil && os.SameFile(a, b)
 }
 
-func (p *place) close() { p.ns.Close() }
+// close leaves the place alone. Whoever enters it at the same time, such as a connection that was given up, is there or is told that it is
+// closed.
+func (p *place) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	p.ns.Close()
+}
+
+// set moves the calling thread to the place.
+func (p *place) set() error {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if p.closed {
+		return net.ErrClosed
+	}
+	return unix.Setns(int(p.ns.Fd()), unix.CLONE_NEWNET)
+}
 
 // file is what the firewall needs to find the place, nil if that is where threads are anyway.
 func (p *place) file() *os.File {
@@ -149,7 +170,7 @@ func (p *place) enter() (back func(), err error) {
 		runtime.UnlockOSThread()
 		return nil, err
 	}
-	if err := unix.Setns(int(p.ns.Fd()), unix.CLONE_NEWNET); err != nil {
+	if err := p.set(); err != nil {
 		from.Close()
 		runtime.UnlockOSThread()
 		if errors.Is(err, unix.EPERM) {
